@@ -1,0 +1,3 @@
+module syd
+
+go 1.26
