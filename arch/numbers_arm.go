@@ -1,0 +1,8 @@
+package arch
+
+import "golang.org/x/sys/unix"
+
+const (
+	sysFcntl     = unix.SYS_FCNTL64
+	sysEpollWait = unix.SYS_EPOLL_WAIT
+)

@@ -1,0 +1,6 @@
+package arch
+
+// Pump is pumpGeneric.
+//
+//go:nosplit
+func Pump(f *Flow) Outcome { return pumpGeneric(f) }
