@@ -1,0 +1,40 @@
+# Every command that a person or a machine needs is a target here; the scripts behind them stand in ci/.
+# `make` alone prints this list.
+
+# The programs that are installed, and the architectures that they are built for.
+PROGRAMS := $(wildcard cmd/syd cmd/syd-tor)
+ARCHES   := amd64 386 arm64 arm
+
+# Static, without paths of the building machine, and the same bytes from a clone as from a source archive.
+# Symbols stay: the audit of the finished binary reads them.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+HOST    := $(shell go env GOARCH)
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: $(addprefix build-,$(ARCHES)) ## build syd and syd-tor for every architecture into out/GOARCH/
+
+.PHONY: $(addprefix build-,$(ARCHES))
+$(addprefix build-,$(ARCHES)): build-%:
+	GOOS=linux GOARCH=$* GOARM=7 $(GOBUILD) -o out/$*/ $(addprefix ./,$(PROGRAMS))
+
+.PHONY: native
+native: build-$(HOST) ## build for this machine alone
+
+.PHONY: lint
+lint: ## check format, vet, staticcheck, shell scripts and generated files
+	ci/deps lint
+	ci/lint
+
+.PHONY: test
+test: ## install what the tests need, then run all of them
+	ci/deps test
+	CGO_ENABLED=0 go test -count=1 ./...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf out
