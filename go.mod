@@ -3,3 +3,5 @@ module syd
 go 1.26.0
 
 require golang.org/x/sys v0.49.0
+
+require github.com/seccomp/libseccomp-golang v0.11.1
