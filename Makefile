@@ -31,9 +31,9 @@ lint: ## check format, vet, staticcheck, shell scripts and generated files
 	ci/lint
 
 .PHONY: test
-test: ## install what the tests need, then run all of them
+test: ## install what the tests need, then run all of them: amd64 and 386 natively, arm64 and arm emulated
 	ci/deps test
-	CGO_ENABLED=0 go test -count=1 ./...
+	go run ./ci/suite
 
 .PHONY: clean
 clean: ## remove what was built

@@ -1,0 +1,93 @@
+// Package imports holds the direction of imports as a test: which package may know of which is decided in one table,
+// with the reason, and everything else is a mistake.
+package imports
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// edge is one import that is allowed.
+type edge struct{ from, to, why string }
+
+// edges lists what each package may import beyond the standard library; paths of the module are without its name.
+// Data flows from the programs down to arch, and nothing below knows of anything above it.
+var edges = []edge{
+	{"arch", "golang.org/x/sys/unix", "names of system calls and their constants"},
+
+	{"internal/policy", "golang.org/x/net/bpf", "reads the compiled programs"},
+	{"internal/policy", "golang.org/x/sys/unix", "numbers and constants of the rows"},
+	{"build/policygen", "internal/policy", "the rows that it compiles"},
+
+	{"ci/suite", "golang.org/x/sys/unix", "namespaces and mounts of the emulator"},
+}
+
+// listed is the part of a package that `go list -json` tells and that counts here; imports of tests are free.
+type listed struct {
+	ImportPath string
+	Imports    []string
+	Module     struct{ Path string }
+}
+
+func list(t *testing.T) []listed {
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,Module", "./...")
+	cmd.Dir = "../.."
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal("go list:", err)
+	}
+	var all []listed
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := decoder.Decode(&p); err == io.EOF {
+			return all
+		} else if err != nil {
+			t.Fatal("go list:", err)
+		}
+		all = append(all, p)
+	}
+}
+
+// beyond reports whether the path is outside the standard library, and shortens it if it is the module's own.
+func beyond(module, path string) (string, bool) {
+	if rest, ours := strings.CutPrefix(path, module+"/"); ours {
+		return rest, true
+	}
+	first, _, _ := strings.Cut(path, "/")
+	return path, strings.Contains(first, ".")
+}
+
+func TestImports(t *testing.T) {
+	why := map[edge]string{}
+	for _, e := range edges {
+		if e.why == "" {
+			t.Errorf("%s may import %s: no reason given", e.from, e.to)
+		}
+		why[edge{e.from, e.to, ""}] = e.why
+	}
+	used := map[edge]bool{}
+	for _, p := range list(t) {
+		from, _ := beyond(p.Module.Path, p.ImportPath)
+		for _, path := range p.Imports {
+			to, counts := beyond(p.Module.Path, path)
+			if !counts {
+				continue
+			}
+			e := edge{from, to, ""}
+			used[e] = true
+			if why[e] == "" {
+				t.Errorf("%s imports %s: not in the table; if the direction is right, add the row with its reason", from, to)
+			}
+		}
+	}
+	for e := range why {
+		if !used[e] {
+			t.Errorf("the row that lets %s import %s is used by nothing: remove it", e.from, e.to)
+		}
+	}
+}
