@@ -100,7 +100,7 @@ func sameIDs(file string) []syscall.SysProcIDMap {
 func inside(args []string) error {
 	var uid, gid int
 	if len(args) < 3 {
-		return errors.New("usage: " + insideFlag + " uid:gid registration command...")
+		return errors.New("usage: " + insideFlag + " uid:gid registration command [argument...]")
 	}
 	if _, err := fmt.Sscanf(args[0], "%d:%d", &uid, &gid); err != nil {
 		return fmt.Errorf("identity %q: %w", args[0], err)

@@ -113,3 +113,11 @@ func TestCompare(t *testing.T) {
 		t.Error("well, though a test is missing on arm")
 	}
 }
+
+func TestLeaveHasReasons(t *testing.T) {
+	for _, row := range allowed {
+		if row.why == "" || row.where == "" {
+			t.Errorf("%s %s: says not why it may skip, or not where it runs", row.pkg, row.test)
+		}
+	}
+}

@@ -15,9 +15,6 @@ type skip struct {
 	where  string   // where the test does run
 }
 
-// emulated lists the architectures that make test runs under user emulation.
-var emulated = []string{"arm64", "arm"}
-
 // allowed is the one list of tests that may skip. A skip that it does not name makes the run fail.
 var allowed = []skip{}
 
