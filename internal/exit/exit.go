@@ -6,6 +6,7 @@ package exit
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 )
 
@@ -74,4 +75,14 @@ func Of(err error) Code {
 		return e.Code
 	}
 	return OS
+}
+
+// Help is Table as text, for the end of a program's help.
+func Help() string {
+	var b strings.Builder
+	b.WriteString("Exit codes:\n")
+	for _, r := range Table {
+		fmt.Fprintf(&b, "  %-4d %s\n", r.Code, r.Text)
+	}
+	return b.String()
 }

@@ -1,0 +1,67 @@
+// Syd-tor forwards the connections of a listening socket, which it receives from its owner, to one external
+// address. It is a drop-in for syd-tor(1).
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"syd/internal/config"
+	"syd/internal/exit"
+	"syd/internal/handoff"
+	"syd/internal/monitor"
+	"syd/internal/vault"
+	"syd/internal/version"
+)
+
+func main() {
+	err := run()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "syd-tor: %v\n", err)
+	}
+	os.Exit(int(exit.Of(err)))
+}
+
+func run() error {
+	c, err := config.Parse(os.Args[1:], os.LookupEnv)
+	switch {
+	case err != nil:
+		return err
+	case c.Help:
+		fmt.Print(config.Help, "\n", exit.Help())
+		return nil
+	case c.Version:
+		fmt.Println("syd-tor", version.Version)
+		return nil
+	}
+	err = forward(c)
+	if errors.Is(err, handoff.ErrOwnerGone) {
+		return nil
+	}
+	return err
+}
+
+// forward is the data flow: owner and socket, then the listener, the vault, the relays.
+func forward(c *config.Config) error {
+	owner, err := handoff.Owner(c.OwnerFD)
+	if err != nil {
+		return err
+	}
+	if err := handoff.Socket(c.SocketFD); err != nil {
+		return err
+	}
+	listener, err := handoff.Receive(c.SocketFD, owner)
+	if err != nil {
+		return err
+	}
+	v, err := vault.New(c.Upstream.Sockaddr())
+	if err != nil {
+		return err
+	}
+	m, err := monitor.Start(c, listener, owner, v, os.Stderr)
+	if err != nil {
+		return err
+	}
+	return m.Wait(owner)
+}

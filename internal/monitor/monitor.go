@@ -1,0 +1,299 @@
+// Package monitor is the process that starts the relays, waits, and reports. It never touches the network.
+//
+// It guarantees that no relay outlives it or the owner, and that a relay's death is told with its cause. What a
+// relay leaves in shared memory it treats as numbers to print.
+package monitor
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"syd/arch"
+	"syd/internal/config"
+	"syd/internal/exit"
+	"syd/internal/relay"
+	"syd/internal/vault"
+)
+
+// Fork needs the main thread, and PR_SET_PDEATHSIG speaks of the thread that forked: the main goroutine keeps it.
+func init() { runtime.LockOSThread() }
+
+// recordPeriod is how often a monitor that tells each connection's life looks for news.
+const recordPeriod = 20 * time.Millisecond
+
+// Monitor is the parent of one or more relays on one listener.
+type Monitor struct {
+	config *config.Config
+	log    io.Writer
+	relays []*child
+	ends   chan end // of relays, in the order in which they ended
+}
+
+// child is one relay as the monitor sees it.
+type child struct {
+	pid    int
+	region *relay.Region
+	socket int    // handshake; the relay watches it for the monitor's death
+	tail   uint32 // records read so far
+}
+
+// end is how a child ended.
+type end struct {
+	pid    int
+	status unix.WaitStatus
+}
+
+// Start forks the relays and returns once each is confined and has been told to accept. It takes over listener
+// and owner. The error says which relay failed at what.
+//
+// Requires: the main goroutine.
+func Start(c *config.Config, listener, owner int, v *vault.Vault, log io.Writer) (*Monitor, error) {
+	limit, err := raiseDescriptorLimit()
+	if err != nil {
+		return nil, err
+	}
+	if err := inherit(listener); err != nil {
+		return nil, err
+	}
+	m := &Monitor{config: c, log: log, ends: make(chan end, c.Workers)}
+	for range c.Workers {
+		if err := m.fork(listener, owner, limit, v); err != nil {
+			m.kill()
+			return nil, err
+		}
+	}
+	unix.Close(listener)
+	go m.reap(c.Workers)
+	for _, r := range m.relays {
+		if err := m.awaitConfined(r); err != nil {
+			m.kill()
+			return nil, err
+		}
+	}
+	for _, r := range m.relays {
+		if _, err := unix.Write(r.socket, []byte{0}); err != nil {
+			m.kill()
+			return nil, exit.Errorf(exit.OS, "handshake with the relay: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// forking is the region of the relay that is being forked: the child finds its own there.
+var forking *relay.Region
+
+// runRelay is what a relay runs, from its first instruction on.
+//
+//go:nosplit
+func runRelay() {
+	w := forking.Worker()
+	w.Adopt()
+	w.Run()
+}
+
+func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault) error {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return exit.Errorf(exit.OS, "epoll_create1: %w", err)
+	}
+	defer unix.Close(epoll)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return exit.Errorf(exit.OS, "socketpair: %w", err)
+	}
+	defer unix.Close(pair[1])
+	region, err := relay.NewRegion(relay.Plan{
+		Listener: listener, Epoll: epoll, Owner: owner, Monitor: pair[1],
+		Upstream: m.config.Upstream, Vault: v, Descriptors: limit,
+		Exclusive: m.config.Workers > 1, Records: m.config.Debug,
+	})
+	if err != nil {
+		return exit.Errorf(exit.OS, "relay: %w", err)
+	}
+	forking = region
+	pid, errno := arch.Fork(uintptr(unix.SIGCHLD), region.Stack(), runRelay)
+	if errno != 0 {
+		return exit.Errorf(exit.OS, "clone of the relay: %w", errno)
+	}
+	m.relays = append(m.relays, &child{pid: pid, region: region, socket: pair[0]})
+	return nil
+}
+
+// raiseDescriptorLimit sets the limit to the hard limit (syd-tor(1)) and returns it.
+func raiseDescriptorLimit() (int, error) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, exit.Errorf(exit.OS, "getrlimit of descriptors: %w", err)
+	}
+	limit.Cur = limit.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, exit.Errorf(exit.OS, "setrlimit of descriptors to %d: %w", limit.Max, err)
+	}
+	return int(min(limit.Cur, 1<<30)), nil
+}
+
+// inherited is what accepted sockets take over from the listener. A peer that is gone without a word is noticed
+// by the kernel, without a timer of the relay's. Times are in seconds but for TCP_USER_TIMEOUT: milliseconds.
+var inherited = []struct {
+	level, option, value int
+	name                 string
+}{
+	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1, "SO_KEEPALIVE"},
+	{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1, "TCP_NODELAY"},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 120, "TCP_KEEPIDLE"},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 30, "TCP_KEEPINTVL"},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4, "TCP_KEEPCNT"},
+	{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 240_000, "TCP_USER_TIMEOUT"},
+}
+
+func inherit(listener int) error {
+	if domain, err := unix.GetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain == unix.AF_UNIX {
+		return err
+	}
+	for _, o := range inherited {
+		if err := unix.SetsockoptInt(listener, o.level, o.option, o.value); err != nil {
+			return exit.Errorf(exit.OS, "setsockopt %s of the listening socket: %w", o.name, err)
+		}
+	}
+	// Inherited too, and it would turn every close into a reset or a wait.
+	if err := unix.SetsockoptLinger(listener, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}); err != nil {
+		return exit.Errorf(exit.OS, "setsockopt SO_LINGER of the listening socket: %w", err)
+	}
+	return nil
+}
+
+// awaitConfined waits until r says that it is confined, which it does by hanging up its half of the socket.
+func (m *Monitor) awaitConfined(r *child) error {
+	var b [1]byte
+	for {
+		_, err := unix.Read(r.socket, b[:])
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			return exit.Errorf(exit.OS, "handshake with the relay: %w", err)
+		}
+	}
+	if relay.Stage(r.region.Shared().Stage) == relay.Confined {
+		return nil
+	}
+	e := <-m.ends
+	return m.explain(e)
+}
+
+// reap waits for n relays to end.
+func (m *Monitor) reap(n int) {
+	for n > 0 {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			panic(fmt.Sprintf("wait4 with %d relays left: %v", n, err)) // children are ours alone
+		}
+		m.ends <- end{pid, status}
+		n--
+	}
+}
+
+// Wait returns when the owner has exited (nil), a signal ended the monitor, or a relay died. No relay is left.
+func (m *Monitor) Wait(owner int) error {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1)
+	signal.Ignore(unix.SIGPIPE)
+	var news <-chan time.Time
+	if m.config.Debug {
+		ticker := time.NewTicker(recordPeriod)
+		defer ticker.Stop()
+		news = ticker.C
+	}
+	ownerGone := make(chan struct{})
+	go func() {
+		awaitReadable(owner)
+		close(ownerGone)
+	}()
+	err := m.loop(signals, news, ownerGone)
+	m.kill()
+	m.tell()
+	if m.config.Stats {
+		m.printCounters()
+	}
+	return err
+}
+
+func (m *Monitor) loop(signals <-chan os.Signal, news <-chan time.Time, ownerGone <-chan struct{}) error {
+	for {
+		select {
+		case <-news:
+			m.tell()
+		case e := <-m.ends:
+			return m.explain(e)
+		case <-ownerGone:
+			return nil
+		case s := <-signals:
+			if s != unix.SIGUSR1 {
+				return exit.Errorf(exit.Signal(s.(unix.Signal)), "ended by %s", unix.SignalName(s.(unix.Signal)))
+			}
+			m.printCounters()
+		}
+	}
+}
+
+func awaitReadable(fd int) {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(poll, -1); err == nil {
+			return
+		}
+	}
+}
+
+// kill ends all relays. Nothing is lost that the owner's end would not lose.
+func (m *Monitor) kill() {
+	for _, r := range m.relays {
+		unix.Kill(r.pid, unix.SIGKILL) // ESRCH: it ended already; its pid cannot be taken while Start or Wait runs
+	}
+}
+
+// causes says what usually stands behind a signal that ends a relay.
+var causes = map[unix.Signal]string{
+	unix.SIGSYS:  "a system call outside its policy",
+	unix.SIGSEGV: "memory that it does not have, a failed bounds check or a blocked counter",
+	unix.SIGKILL: "from outside, or memory ran out",
+}
+
+// explain turns the end of a relay into the error that ends the monitor; nil if the owner is gone.
+func (m *Monitor) explain(e end) error {
+	var shared *relay.Shared
+	for _, r := range m.relays {
+		if r.pid == e.pid {
+			shared = r.region.Shared()
+		}
+	}
+	if e.status.Signaled() {
+		s := e.status.Signal()
+		cause := causes[s]
+		if cause == "" {
+			cause = "unexpected"
+		}
+		return exit.Errorf(exit.Software, "relay %d died of %s: %s", e.pid, unix.SignalName(s), cause)
+	}
+	switch relay.Stage(shared.Stage) {
+	case relay.OwnerGone:
+		return nil
+	case relay.Faulted:
+		name := "unknown call"
+		if f := shared.Fault; f < uint32(len(relay.FaultNames)) {
+			name = relay.FaultNames[f]
+		}
+		return exit.Errorf(exit.OS, "relay %d: %s: %w", e.pid, name, unix.Errno(shared.FaultErrno))
+	}
+	return exit.Errorf(exit.Software, "relay %d exited with status %d", e.pid, e.status.ExitStatus())
+}
