@@ -157,7 +157,8 @@ func inherit(listener int) error {
 		return err
 	}
 	for _, o := range inherited {
-		if err := unix.SetsockoptInt(listener, o.level, o.option, o.value); err != nil {
+		// A multipath TCP listener lacks some of them; it forwards all the same.
+		if err := unix.SetsockoptInt(listener, o.level, o.option, o.value); err != nil && err != unix.ENOPROTOOPT {
 			return exit.Errorf(exit.OS, "setsockopt %s of the listening socket: %w", o.name, err)
 		}
 	}

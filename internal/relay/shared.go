@@ -104,6 +104,7 @@ const RingSize = 1 << 14
 //go:nosplit
 func (w *Worker) publish() {
 	s := w.shared
+	w.counters[Descriptors] = uint64(len(w.sides)) - uint64(w.left)
 	atomic.StoreUint32(&s.seq, s.seq+1)
 	for i := range s.counters {
 		s.counters[i] = w.counters[i]
