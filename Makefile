@@ -35,6 +35,22 @@ test: ## install what the tests need, then run all of them: amd64 and 386 native
 	ci/deps test
 	go run ./ci/suite
 
+# ARCH is a GOARCH, KERNEL a name or a series of testvm/kernels.txt; empty means all.
+.PHONY: test-vm
+test-vm: ## boot the guests that match ARCH= and KERNEL= (386 and 6.12, say) and run every suite in them
+	ci/deps vm
+	go run ./testvm -arch "$(ARCH)" -kernel "$(KERNEL)"
+
+.PHONY: test-vm-matrix
+test-vm-matrix: ## every architecture, kernel and variant; writes docs/matrix.md
+	ci/deps vm
+	go run ./testvm -markdown docs/matrix.md
+
+.PHONY: test-vm-smoke
+test-vm-smoke: ## one guest per architecture with the newest stable kernel, the quick suites
+	ci/deps vm
+	go run ./testvm -smoke
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf out

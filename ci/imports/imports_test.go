@@ -24,6 +24,17 @@ var edges = []edge{
 	{"build/policygen", "github.com/seccomp/libseccomp-golang", "compiles them"},
 
 	{"ci/suite", "golang.org/x/sys/unix", "namespaces and mounts of the emulator"},
+
+	{"testvm", "testvm/bed", "what runs where"},
+	{"testvm", "testvm/kernel", "the table of kernels"},
+	{"testvm/bed", "testvm/event", "the plan's programs and their ends"},
+	{"testvm/bed", "testvm/guest", "boots"},
+	{"testvm/bed", "testvm/kernel", "what to boot"},
+	{"testvm/guest", "github.com/cavaliergopher/cpio", "writes the initramfs"},
+	{"testvm/guest", "testvm/event", "reads what the guest tells"},
+	{"testvm/guest", "testvm/kernel", "what to boot"},
+	{"testvm/init", "golang.org/x/sys/unix", "mounts, loopback, power-off"},
+	{"testvm/init", "testvm/event", "tells the host"},
 }
 
 // listed is the part of a package that `go list -json` tells and that counts here; imports of tests are free.

@@ -1,0 +1,65 @@
+package bed
+
+import (
+	"path"
+	"time"
+
+	"syd/testvm/guest"
+)
+
+// Suite is a Go test binary and how guests run it.
+type Suite struct {
+	Name    string
+	Package string // compiled with go test -c, CGO_ENABLED=0 and the tag testvm
+	Run     string // -test.run; empty is every test
+	Short   bool   // -test.short
+	Env     []string
+	Users   []int    // once as each: 0, guest.User
+	Bin     []string // programs of cmd/ that the suite needs, as /bin/NAME
+	Timeout time.Duration
+	Smoke   bool // part of make test-vm-smoke
+}
+
+// Suites is in the order in which guests run them and columns appear.
+var Suites = []Suite{
+	{Name: "bed", Package: "./testvm/event", Users: []int{0, guest.User}, Timeout: time.Minute, Smoke: true},
+}
+
+// Rule says where a suite, or one test of it, does not apply, and why. Empty patterns match everything; others are
+// those of path.Match, but for Test, in which * also matches a slash. A rule must be provable: the kernel or the
+// architecture cannot have it. "It fails" is no reason.
+type Rule struct {
+	Suite, Test  string
+	Arch, Kernel string
+	Variant      string
+	Reason       string
+}
+
+// Inapplicable suites appear as n/a with the reason.
+var Inapplicable = []Rule{}
+
+// MaySkip lists the only tests that may skip, and where. Any other skip is red.
+var MaySkip = []Rule{}
+
+func (r Rule) matches(c *Cell, test string) bool {
+	return glob(r.Suite, c.Suite) && glob(r.Arch, c.Arch) && glob(r.Kernel, c.Kernel) && glob(r.Variant, c.Variant) &&
+		glob(r.Test, test)
+}
+
+func glob(pattern, s string) bool {
+	if pattern == "" {
+		return true
+	}
+	ok, err := path.Match(pattern, s)
+	return err == nil && ok
+}
+
+// find returns the reason of the first rule that matches.
+func find(rules []Rule, c *Cell, test string) (string, bool) {
+	for _, r := range rules {
+		if r.matches(c, test) {
+			return r.Reason, true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,164 @@
+// Testvm boots kernels under QEMU and runs test suites in them.
+//
+//	go run ./testvm                          every guest: the matrix
+//	go run ./testvm -arch arm -kernel 6.12   the guests that match
+//	go run ./testvm -smoke                   the newest stable kernel of each architecture, quick suites
+//
+// It ends with 0 if every cell passed or does not apply, 1 if any failed or a stable suite's kernel could not be had,
+// and 2 if the bed itself failed.
+package main
+
+import (
+	"context"
+	_ "embed"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"syd/testvm/bed"
+	"syd/testvm/kernel"
+)
+
+//go:embed kernels.txt
+var kernelsTxt []byte
+
+func main() {
+	green, err := run()
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "testvm:", err)
+		os.Exit(2)
+	case !green:
+		os.Exit(1)
+	}
+}
+
+func run() (green bool, err error) {
+	var (
+		arch     = flag.String("arch", "", "only guests whose programs are of this `GOARCH`")
+		kern     = flag.String("kernel", "", "only kernels of this `name` (amd64-6.12) or series (6.12)")
+		variant  = flag.String("variant", "*", "only this `variant`; empty is the kernel as it comes")
+		only     = flag.String("suite", "", "only these suites, comma-separated `names`")
+		smoke    = flag.Bool("smoke", false, "one guest per architecture, newest stable kernel, quick suites")
+		list     = flag.Bool("list", false, "print the guests and suites, and boot nothing")
+		jobs     = flag.Int("j", 2, "`guests` at a time")
+		out      = flag.String("o", "out/vm", "`folder` for binaries, logs and results")
+		markdown = flag.String("markdown", "", "write the table to this `file` as well")
+	)
+	flag.Parse()
+	if flag.NArg() > 0 {
+		return false, fmt.Errorf("no operands, please: %q", flag.Args())
+	}
+	rows, err := kernel.Parse(kernelsTxt)
+	if err != nil {
+		return false, fmt.Errorf("kernels.txt: %w", err)
+	}
+	guests := bed.Guests(rows)
+	if *smoke {
+		guests = newest(guests)
+	}
+	guests = slices.DeleteFunc(guests, func(g bed.Guest) bool {
+		return *arch != "" && g.Arch != *arch ||
+			*kern != "" && g.Row.Name != *kern && g.Row.Series() != *kern ||
+			*variant != "*" && g.Variant.Name != *variant
+	})
+	if len(guests) == 0 {
+		return false, fmt.Errorf("no guest matches -arch %q -kernel %q -variant %q", *arch, *kern, *variant)
+	}
+	suites, err := choose(*only, *smoke)
+	if err != nil {
+		return false, err
+	}
+	if *list {
+		for _, g := range guests {
+			fmt.Println(g)
+		}
+		for _, s := range suites {
+			fmt.Println("suite", s.Name, s.Package)
+		}
+		return true, nil
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	cache, err := cacheDir(*out)
+	if err != nil {
+		return false, err
+	}
+	b := bed.Bed{
+		Builder: bed.Builder{Root: ".", Dir: filepath.Join(*out, "bin")},
+		Cache:   cache, Logs: filepath.Join(*out, "logs"), Jobs: *jobs,
+		Log: func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) },
+	}
+	cells, err := b.Run(ctx, guests, suites)
+	if err != nil {
+		return false, err
+	}
+	if err := write(filepath.Join(*out, "results.json"), cells, bed.WriteJSON); err != nil {
+		return false, err
+	}
+	if *markdown != "" {
+		if err := write(*markdown, cells, bed.WriteMarkdown); err != nil {
+			return false, err
+		}
+	}
+	stable := func(name string) bool {
+		return slices.ContainsFunc(rows, func(r kernel.Row) bool { return r.Name == name && r.Stable })
+	}
+	return !bed.Red(cells, stable), bed.WriteText(os.Stdout, cells)
+}
+
+// newest keeps, for each GOARCH, the last stable row of its own kernel: kernels.txt is in order of age.
+func newest(guests []bed.Guest) []bed.Guest {
+	last := map[string]bed.Guest{}
+	for _, g := range guests {
+		if g.Row.Stable && g.Variant.Name == "" && bed.Userlands[g.Row.Arch][0] == g.Arch {
+			last[g.Arch] = g
+		}
+	}
+	return slices.DeleteFunc(guests, func(g bed.Guest) bool { return last[g.Arch].String() != g.String() })
+}
+
+func choose(names string, smoke bool) ([]bed.Suite, error) {
+	if names == "" {
+		return slices.DeleteFunc(slices.Clone(bed.Suites), func(s bed.Suite) bool { return smoke && !s.Smoke }), nil
+	}
+	var suites []bed.Suite
+	for name := range strings.SplitSeq(names, ",") {
+		i := slices.IndexFunc(bed.Suites, func(s bed.Suite) bool { return s.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("-suite %s: no such suite", name)
+		}
+		suites = append(suites, bed.Suites[i])
+	}
+	return suites, nil
+}
+
+// cacheDir is where kernels outlive "make clean": below $XDG_CACHE_HOME if that is set, else below out.
+func cacheDir(out string) (string, error) {
+	if d := os.Getenv("XDG_CACHE_HOME"); d != "" {
+		return filepath.Join(d, "syd-testvm"), nil
+	}
+	return filepath.Abs(filepath.Join(out, "cache"))
+}
+
+func write(name string, cells []bed.Cell, f func(io.Writer, []bed.Cell) error) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	w, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	if err := f(w, cells); err != nil {
+		w.Close()
+		return err
+	}
+	return w.Close()
+}
