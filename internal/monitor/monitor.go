@@ -29,10 +29,11 @@ const recordPeriod = 20 * time.Millisecond
 
 // Monitor is the parent of one or more relays on one listener.
 type Monitor struct {
-	config *config.Config
-	log    io.Writer
-	relays []*child
-	ends   chan end // of relays, in the order in which they ended
+	config  *config.Config
+	log     io.Writer
+	relays  []*child
+	ends    chan end // of relays, in the order in which they ended
+	signals chan os.Signal
 }
 
 // child is one relay as the monitor sees it.
@@ -61,7 +62,10 @@ func Start(c *config.Config, listener, owner int, v *vault.Vault, log io.Writer)
 	if err := inherit(listener); err != nil {
 		return nil, err
 	}
-	m := &Monitor{config: c, log: log, ends: make(chan end, c.Workers)}
+	m := &Monitor{config: c, log: log, ends: make(chan end, c.Workers), signals: make(chan os.Signal, 8)}
+	// From the first accept on the owner may ask for the counters.
+	signal.Notify(m.signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1)
+	signal.Ignore(unix.SIGPIPE)
 	for range c.Workers {
 		if err := m.fork(listener, owner, limit, v); err != nil {
 			m.kill()
@@ -206,9 +210,6 @@ func (m *Monitor) reap(n int) {
 
 // Wait returns when the owner has exited (nil), a signal ended the monitor, or a relay died. No relay is left.
 func (m *Monitor) Wait(owner int) error {
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1)
-	signal.Ignore(unix.SIGPIPE)
 	var news <-chan time.Time
 	if m.config.Debug {
 		ticker := time.NewTicker(recordPeriod)
@@ -220,7 +221,7 @@ func (m *Monitor) Wait(owner int) error {
 		awaitReadable(owner)
 		close(ownerGone)
 	}()
-	err := m.loop(signals, news, ownerGone)
+	err := m.loop(news, ownerGone)
 	m.kill()
 	m.tell()
 	if m.config.Stats {
@@ -229,7 +230,7 @@ func (m *Monitor) Wait(owner int) error {
 	return err
 }
 
-func (m *Monitor) loop(signals <-chan os.Signal, news <-chan time.Time, ownerGone <-chan struct{}) error {
+func (m *Monitor) loop(news <-chan time.Time, ownerGone <-chan struct{}) error {
 	for {
 		select {
 		case <-news:
@@ -238,7 +239,7 @@ func (m *Monitor) loop(signals <-chan os.Signal, news <-chan time.Time, ownerGon
 			return m.explain(e)
 		case <-ownerGone:
 			return nil
-		case s := <-signals:
+		case s := <-m.signals:
 			if s != unix.SIGUSR1 {
 				return exit.Errorf(exit.Signal(s.(unix.Signal)), "ended by %s", unix.SignalName(s.(unix.Signal)))
 			}

@@ -91,7 +91,9 @@ func afterPump(out arch.Outcome, moved uint32, src, dst flags) (flags, flags, ac
 	case arch.Spent:
 		return src, dst, doRelease | doQueue
 	case arch.DstFailed:
-		return src, dst, doLastRead | doReset
+		if src&dst&joined != 0 {
+			return src, dst, doLastRead | doReset
+		}
 	}
 	return src, dst, doReset
 }

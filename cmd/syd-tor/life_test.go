@@ -1,0 +1,312 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// runTor runs syd-tor with files as descriptors 3 and on and returns its exit status and stderr.
+func runTor(t *testing.T, files []*os.File, args ...string) (int, string) {
+	t.Helper()
+	cmd := self("syd-tor", args...)
+	cmd.ExtraFiles = files
+	return finish(t, cmd)
+}
+
+func finish(t *testing.T, cmd *exec.Cmd) (int, string) {
+	t.Helper()
+	stderr := &buffer{}
+	cmd.Stderr = stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	cmd.Wait()
+	if !timer.Stop() {
+		t.Fatalf("syd-tor did not end\n%s", stderr)
+	}
+	return cmd.ProcessState.ExitCode(), stderr.String()
+}
+
+// TestHandoff sends what an owner should not send; each gets its line and status.
+func TestHandoff(t *testing.T) {
+	datagram := func() int {
+		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	unbound := func() int {
+		s, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	file := func() int {
+		fd, err := unix.Open("/dev/null", unix.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fd
+	}
+	for _, c := range []struct {
+		name string
+		send func(socket int)
+		want string
+	}{
+		{"nothing", func(s int) {}, "-i 4: closed before the listening socket arrived"},
+		{"data alone", func(s int) { unix.Write(s, []byte("x")) }, "-i 4: 0 descriptors arrived, want 1"},
+		{"two", func(s int) { send(t, s, bound(t, unix.AF_INET, true), bound(t, unix.AF_INET, true)) }, "-i 4: 2 descriptors arrived, want 1"},
+		{"datagram", func(s int) { send(t, s, datagram()) }, "-i 4: what arrived is not a stream socket"},
+		{"unbound", func(s int) { send(t, s, unbound()) }, "-i 4: what arrived is not bound to an address"},
+		{"not a socket", func(s int) { send(t, s, file()) }, "-i 4: what arrived is not a socket"},
+		{"connected", func(s int) {
+			l := bound(t, unix.AF_INET, true)
+			sa, _ := unix.Getsockname(l)
+			c := unbound()
+			if err := unix.Connect(c, sa); err != nil {
+				t.Fatal(err)
+			}
+			send(t, s, c)
+			t.Cleanup(func() { unix.Close(l) }) // until then it stays connected
+		}, "-i 4: what arrived is a connected socket, not one to listen on"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			theirs := os.NewFile(uintptr(pair[1]), "socketpair")
+			c.send(pair[0])
+			unix.Close(pair[0])
+			status, stderr := runTor(t, []*os.File{pidfd(t, os.Getpid()), theirs}, "-p", "3", "-i", "4", "-d")
+			theirs.Close()
+			if want := "syd-tor: " + c.want + "\n"; status != 65 || stderr != want {
+				t.Errorf("status %d, stderr %q, want 65 and %q", status, stderr, want)
+			}
+		})
+	}
+}
+
+// TestBoundOnly sends a socket that was bound and does not listen: syd-tor listens itself.
+func TestBoundOnly(t *testing.T) {
+	upstream, opt := families[0].listen(t)
+	go echo(upstream)
+	socket := bound(t, unix.AF_INET, false)
+	addr := localAddr(t, socket)
+	ours, theirs := socketPair(t)
+	send(t, ours, socket)
+	cmd := self("syd-tor", append(opt, "-d", "-p3", "-i4")...)
+	cmd.ExtraFiles = []*os.File{pidfd(t, os.Getpid()), theirs}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Signal(unix.SIGTERM); cmd.Wait() }()
+	theirs.Close()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		got, err := ask(addr, "hello")
+		if got == "hello" && err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%q, %v", got, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// startOwner starts a process that waits, to be the owner of a syd-tor.
+func startOwner(t *testing.T) (*exec.Cmd, io.Closer) {
+	t.Helper()
+	cmd := self("owner")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stdin.Close(); cmd.Wait() })
+	return cmd, stdin
+}
+
+// gone waits until no process has the pid, and fails the test if one still has after the limit.
+func gone(t *testing.T, pid int, limit time.Duration) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for unix.Kill(pid, 0) == nil {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && strings.Contains(string(b), ") Z ") {
+			return // ended; whose child it is has to reap it
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d is still there after %v", pid, limit)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestOwnerExit ends the owner while syd-tor waits for the socket and while it forwards: it ends with status 0.
+func TestOwnerExit(t *testing.T) {
+	for _, stage := range []string{"waiting", "forwarding"} {
+		t.Run(stage, func(t *testing.T) {
+			upstream, opt := families[0].listen(t)
+			go echo(upstream)
+			owner, hangUp := startOwner(t)
+			ours, theirs := socketPair(t)
+			cmd := self("syd-tor", append(opt, "-d", "-p3", "-i4")...)
+			cmd.ExtraFiles = []*os.File{pidfd(t, owner.Process.Pid), theirs}
+			stderr := &buffer{}
+			cmd.Stderr = stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			theirs.Close()
+			var relay int
+			if stage == "forwarding" {
+				listener := bound(t, unix.AF_INET, true)
+				addr := localAddr(t, listener)
+				send(t, ours, listener)
+				if got, err := ask(addr, "hello"); got != "hello" || err != nil {
+					t.Fatalf("%q, %v\n%s", got, err, stderr)
+				}
+				relay = (&forwarder{t: t, cmd: cmd, stderr: stderr}).relays()[0]
+			}
+			hangUp.Close()
+			timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+			cmd.Wait()
+			timer.Stop()
+			if status := cmd.ProcessState.ExitCode(); status != 0 {
+				t.Errorf("status %d, want 0\n%s", status, stderr)
+			}
+			if relay != 0 {
+				gone(t, relay, 5*time.Second)
+			}
+		})
+	}
+}
+
+// TestMonitorKilled checks that a relay does not outlive its monitor, however that ends.
+func TestMonitorKilled(t *testing.T) {
+	for _, s := range []unix.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT} {
+		t.Run(unix.SignalName(s), func(t *testing.T) {
+			upstream, opt := families[0].listen(t)
+			go echo(upstream)
+			f := startForwarder(t, append(opt, "-d", "-w2")...)
+			if got, err := ask(f.addr, "hello"); got != "hello" || err != nil {
+				t.Fatalf("%q, %v", got, err)
+			}
+			relays := f.relays()
+			f.cmd.Process.Signal(s)
+			<-f.done
+			want := 128 + int(s)
+			if s == unix.SIGKILL {
+				want = -1
+			}
+			if got := f.cmd.ProcessState.ExitCode(); got != want {
+				t.Errorf("status %d, want %d", got, want)
+			}
+			for _, pid := range relays {
+				gone(t, pid, 5*time.Second)
+			}
+			f.ended = true
+		})
+	}
+}
+
+// TestRelayKilled checks that the death of a relay ends syd-tor with its own status, and that the cause is told.
+func TestRelayKilled(t *testing.T) {
+	_, opt := families[0].listen(t)
+	f := startForwarder(t, append(opt, "-d")...)
+	f.counters() // it is past its start
+	relay := f.relays()[0]
+	unix.Kill(relay, unix.SIGKILL)
+	<-f.done
+	f.ended = true
+	want := fmt.Sprintf("syd-tor: relay %d died of SIGKILL: from outside, or memory ran out\n", relay)
+	if got := f.cmd.ProcessState.ExitCode(); got != 70 || !strings.HasSuffix(f.stderr.String(), want) {
+		t.Errorf("status %d, stderr %q, want 70 and %q", got, f.stderr, want)
+	}
+}
+
+// TestRelayBlocksSignals sends the relay what would end a process: all but SIGKILL and SIGSTOP are blocked.
+func TestRelayBlocksSignals(t *testing.T) {
+	upstream, opt := families[0].listen(t)
+	go echo(upstream)
+	f := startForwarder(t, append(opt, "-d")...)
+	f.counters()
+	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1, unix.SIGPIPE, unix.SIGALRM, unix.SIGSEGV, unix.SIGSYS} {
+		unix.Kill(f.relays()[0], s)
+	}
+	if got, err := ask(f.addr, "hello"); got != "hello" || err != nil {
+		t.Errorf("after the signals: %q, %v", got, err)
+	}
+}
+
+// TestParentIsOwner leaves -p out: syd-tor lives as long as its parent, here a shell that ends.
+func TestParentIsOwner(t *testing.T) {
+	ours, theirs := socketPair(t)
+	_, opt := families[0].listen(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The shell starts syd-tor, tells its pid, and waits for its input to end.
+	cmd := exec.Command("/bin/sh", "-c", `"$@" </dev/null & echo $!; read x`, "sh", exe, "-d", "-i", "3", opt[0], opt[1])
+	cmd.Env = append(os.Environ(), actEnv+"=syd-tor")
+	cmd.ExtraFiles = []*os.File{theirs}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	var pid int
+	if _, err := fmt.Fscan(stdout, &pid); err != nil {
+		t.Fatal(err)
+	}
+	listener := bound(t, unix.AF_INET, true)
+	send(t, ours, listener)
+	time.Sleep(200 * time.Millisecond)
+	if err := unix.Kill(pid, 0); err != nil {
+		t.Fatalf("syd-tor is gone before its parent: %v", err)
+	}
+	stdin.Close()
+	gone(t, pid, 10*time.Second)
+	cmd.Wait()
+}
+
+// TestDebugTellsConnections compares what -d says of one connection with what happened.
+func TestDebugTellsConnections(t *testing.T) {
+	upstream, opt := families[0].listen(t)
+	go echo(upstream)
+	f := startForwarder(t, append(opt, "-d")...)
+	if _, err := ask(f.addr, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	relay := f.relays()[0]
+	want := fmt.Sprintf("syd-tor: relay %[1]d connection 1: opened\nsyd-tor: relay %[1]d connection 1: connected\n"+
+		"syd-tor: relay %[1]d connection 1: closed, 5 bytes up, 5 bytes down\n", relay)
+	deadline := time.Now().Add(10 * time.Second)
+	for !strings.Contains(f.stderr.String(), want) {
+		if time.Now().After(deadline) {
+			t.Fatalf("stderr %q, want %q", f.stderr, want)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
