@@ -51,6 +51,12 @@ test-vm-smoke: ## one guest per architecture with the newest stable kernel, the 
 	ci/deps vm
 	go run ./testvm -smoke
 
+.PHONY: bench
+bench: native ## measure against other forwarders: FULL=1 for the long run, OUT=docs to refresh the figures there
+	-ci/deps bench # what stays missing is measured without, and named
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o out/bench/bench ./internal/bench/cmd/bench
+	out/bench/bench -syd-tor out/$(HOST)/syd-tor -out $(or $(OUT),out/bench) $(if $(FULL),-full)
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf out

@@ -8,4 +8,11 @@ require github.com/seccomp/libseccomp-golang v0.11.1
 
 require github.com/spf13/pflag v1.0.10
 
-require github.com/cavaliergopher/cpio v1.0.1
+require (
+	github.com/HdrHistogram/hdrhistogram-go v1.4.0
+	github.com/ajstarks/svgo v0.0.0-20211024235047-1546f124cd8b
+	github.com/cavaliergopher/cpio v1.0.1
+	github.com/prometheus/procfs v0.23.0
+	github.com/vishvananda/netlink v1.3.1
+	github.com/vishvananda/netns v0.0.5
+)

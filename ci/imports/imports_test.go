@@ -25,6 +25,14 @@ var edges = []edge{
 
 	{"ci/suite", "golang.org/x/sys/unix", "namespaces and mounts of the emulator"},
 
+	{"internal/bench", "golang.org/x/sys/unix", "sockets, epoll, namespaces, affinity"},
+	{"internal/bench", "github.com/HdrHistogram/hdrhistogram-go", "latencies"},
+	{"internal/bench", "github.com/ajstarks/svgo", "the plot"},
+	{"internal/bench", "github.com/prometheus/procfs", "memory, descriptors and context switches"},
+	{"internal/bench", "github.com/vishvananda/netlink", "the veth pair"},
+	{"internal/bench", "github.com/vishvananda/netns", "its far end"},
+	{"internal/bench/cmd/bench", "internal/bench", "is its command line"},
+
 	{"testvm", "testvm/bed", "what runs where"},
 	{"testvm", "testvm/kernel", "the table of kernels"},
 	{"testvm/bed", "testvm/event", "the plan's programs and their ends"},

@@ -1,0 +1,323 @@
+package bench
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+// Verdict is how one mark came out. The mark holds for the column NoTrap; the others stand beside it.
+type Verdict struct {
+	Mark    string
+	Bound   string
+	Result  string // "met", "missed" or "not measured"
+	Noise   bool   // the bound lies between the smallest and the largest value of some comparison
+	Figures map[string]string
+}
+
+// The possible results.
+const (
+	met         = "met"
+	missed      = "missed"
+	notMeasured = "not measured"
+)
+
+// comparison is one figure against one bound.
+type comparison struct {
+	label string
+	value Summary
+	limit float64
+	least bool // the limit is a minimum
+}
+
+func (c comparison) met() bool {
+	if c.least {
+		return c.value.Median >= c.limit
+	}
+	return c.value.Median <= c.limit
+}
+
+func (c comparison) close() bool { return c.value.Min < c.limit && c.limit < c.value.Max }
+
+func (c comparison) String() string {
+	if c.value.N == 0 {
+		return c.label + " not measured"
+	}
+	s := c.label + " " + number(c.value.Median)
+	if c.value.N > 1 {
+		s = fmt.Sprintf("%s [%s %s]", s, number(c.value.Min), number(c.value.Max))
+	}
+	if !c.met() {
+		s += " (!)"
+	}
+	return s
+}
+
+// mark is one promise about speed or size.
+type mark struct {
+	name, bound string
+	of          func(r *Results, column string) []comparison
+}
+
+// Marks in the order in which they are shown.
+var marks = []mark{
+	{"CPU per GiB, bulk", "at most the C splice loop with 1 MiB pipes", func(r *Results, c string) []comparison {
+		return r.against(c, Splice1M, 1, cpuPerGiB, "one core", bulk1, bulk8, bulk64)
+	}},
+	{"CPU per GiB, bulk", "at most half of haproxy", func(r *Results, c string) []comparison {
+		return r.against(c, HAProxy, .5, cpuPerGiB, "one core", bulk1, bulk8, bulk64)
+	}},
+	{"throughput, one core", "at least the best splicing forwarder", func(r *Results, c string) []comparison {
+		return r.againstBest(c, true, 1, throughput, "one core", bulk1, bulk8, bulk64)
+	}},
+	{"throughput, one core", "within 20 % of the best copying forwarder", func(r *Results, c string) []comparison {
+		return r.againstBest(c, false, .8, throughput, "one core", bulk1, bulk8, bulk64)
+	}},
+	{"throughput, all cores", "at least the best splicing forwarder", func(r *Results, c string) []comparison {
+		return r.againstBest(c, true, 1, throughput, "all cores", bulk1, bulk8, bulk64)
+	}},
+	{"throughput, all cores", "within 20 % of the best copying forwarder", func(r *Results, c string) []comparison {
+		return r.againstBest(c, false, .8, throughput, "all cores", bulk1, bulk8, bulk64)
+	}},
+	{"fairness", "slowest stream at least .98 of the fastest", func(r *Results, c string) []comparison {
+		return r.alone(c, .98, fairness, "one core", bulk8, bulk64)
+	}},
+	{"CPU per 64 B round trip, 32 connections", "at most .92 × the C splice loop", func(r *Results, c string) []comparison {
+		return r.against(c, Splice1M, .92, cpuPerOp, "one core", pp32)
+	}},
+	{"p50, 1 and 32 connections", "at most the best splicing forwarder", func(r *Results, c string) []comparison {
+		return r.againstBest(c, true, 1, p50, "one core", pp1, pp32)
+	}},
+	{"p99, 1 and 32 connections", "at most the best splicing forwarder", func(r *Results, c string) []comparison {
+		return r.againstBest(c, true, 1, p99, "one core", pp1, pp32)
+	}},
+	{"connect-echo-close, CPU per connection", "at most .91 × the C splice loop", func(r *Results, c string) []comparison {
+		return r.against(c, Splice1M, .91, cpuPerOp, "one core", churn8)
+	}},
+	{"idle connection", "2 descriptors, no pipe, 32 bytes of memory per descriptor", idleMark},
+	{"at rest", "no wake-up in 60 s; relay private memory 300 KiB; PSS of both 4 MiB", restMark},
+	{"start to first accept", "10 ms (measured to the first echoed byte)", func(r *Results, c string) []comparison {
+		if x := r.restOf(c); x != nil {
+			return []comparison{{label: "ms", value: x.Start, limit: 10}}
+		}
+		return nil
+	}},
+	{"cost from 1 to as many connections as fit", "flat, ± 5 %", growthMark},
+}
+
+// against compares a metric of a column with a peer's, round by round.
+func (r *Results) against(column, peer string, limit float64, m Metric, setup string, scenarios ...Scenario) []comparison {
+	var list []comparison
+	for _, sc := range scenarios {
+		list = append(list, comparison{label: sc.short() + " ×", value: r.ratio(setup, sc.Name, m, column, peer), limit: limit, least: m.Higher})
+	}
+	return list
+}
+
+// againstBest compares with the peer that has the best median among those that splice, or among those that copy.
+func (r *Results) againstBest(column string, splices bool, limit float64, m Metric, setup string, scenarios ...Scenario) []comparison {
+	var list []comparison
+	for _, sc := range scenarios {
+		best, peer := math.NaN(), ""
+		for _, p := range Peers {
+			if p.Ours || p.Splices != splices {
+				continue
+			}
+			row := r.row(setup, sc.Name, p.Name)
+			if row == nil || len(row.Runs) == 0 {
+				continue
+			}
+			if v := Summarize(row.values(m)).Median; math.IsNaN(best) || (v > best) == m.Higher {
+				best, peer = v, p.Name
+			}
+		}
+		c := comparison{label: sc.short() + " ×", limit: limit, least: m.Higher}
+		if peer != "" {
+			c.label = fmt.Sprintf("%s (%s) ×", sc.short(), peer)
+			c.value = r.ratio(setup, sc.Name, m, column, peer)
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+// alone holds a metric of a column against a limit.
+func (r *Results) alone(column string, limit float64, m Metric, setup string, scenarios ...Scenario) []comparison {
+	var list []comparison
+	for _, sc := range scenarios {
+		c := comparison{label: sc.short(), limit: limit, least: m.Higher}
+		if row := r.row(setup, sc.Name, column); row != nil {
+			c.value = Summarize(row.values(m))
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+// short names a scenario in a mark.
+func (s Scenario) short() string {
+	if s.Kind == Churn {
+		return "at " + fmt.Sprint(s.Conns)
+	}
+	return fmt.Sprint(s.Conns)
+}
+
+func (row *Row) values(m Metric) []float64 {
+	var v []float64
+	for _, run := range row.Runs {
+		v = append(v, m.Of(run.Sample))
+	}
+	return v
+}
+
+// ratio summarizes a/b over the rounds in which both were measured.
+func (r *Results) ratio(setup, scenario string, m Metric, a, b string) Summary {
+	ra, rb := r.row(setup, scenario, a), r.row(setup, scenario, b)
+	if ra == nil || rb == nil {
+		return Summary{}
+	}
+	byRound := map[int]float64{}
+	for _, run := range rb.Runs {
+		byRound[run.Round] = m.Of(run.Sample)
+	}
+	var v []float64
+	for _, run := range ra.Runs {
+		if x, ok := byRound[run.Round]; ok && x > 0 {
+			v = append(v, per(m.Of(run.Sample), x))
+		}
+	}
+	return Summarize(v)
+}
+
+func (r *Results) restOf(peer string) *RestRow {
+	for i := range r.Rest {
+		if r.Rest[i].Peer == peer && r.Rest[i].Failed == "" {
+			return &r.Rest[i]
+		}
+	}
+	return nil
+}
+
+// one is the summary of a single value.
+func one(v float64) Summary { return Summarize([]float64{v}) }
+
+func idleMark(r *Results, column string) []comparison {
+	x := r.restOf(column)
+	if x == nil || x.Held == 0 {
+		return nil
+	}
+	n := float64(x.Held)
+	grew := func(after, before float64) float64 { return (after - before) / n }
+	return []comparison{
+		// Half a hundredth for pipes that stay in the pool.
+		{label: fmt.Sprintf("%d connections: descriptors each", x.Held), value: one(grew(float64(x.Idle.Descriptors), float64(x.Before.Descriptors))), limit: 2.005},
+		{label: "pipes each", value: one(grew(float64(x.Idle.Pipes), float64(x.Before.Pipes))), limit: .005},
+		{label: "private bytes per descriptor", value: one(grew(float64(x.Idle.Sum.Private), float64(x.Before.Sum.Private)) / 2), limit: 32},
+	}
+}
+
+// restMark takes the second process for the relay: the first is the monitor, which started it.
+func restMark(r *Results, column string) []comparison {
+	x := r.restOf(column)
+	if x == nil {
+		return nil
+	}
+	wake := comparison{label: fmt.Sprintf("wake-ups in %.0f s", x.Watched), limit: 0}
+	if x.Watched >= 60 || x.Wakeups > 0 {
+		wake.value = one(float64(x.Wakeups))
+	} else {
+		wake.label = fmt.Sprintf("none in %.0f s; in 60 s", x.Watched)
+	}
+	list := []comparison{wake}
+	relay := comparison{label: "relay private KiB", limit: 300}
+	if len(x.Rest.Each) == 2 {
+		relay.value = one(float64(x.Rest.Each[1].Memory.Private) / 1024)
+	}
+	return append(list, relay, comparison{label: "PSS MiB", value: one(float64(x.Rest.Sum.PSS) / (1 << 20)), limit: 4})
+}
+
+func growthMark(r *Results, column string) []comparison {
+	var list []comparison
+	for _, g := range growthSeries {
+		var rows []GrowthRow
+		most := 0.0
+		for _, x := range r.Growth {
+			if x.Peer == column && x.Series == g.name {
+				rows = append(rows, x)
+				most = max(most, x.At)
+			}
+		}
+		label, _, _ := strings.Cut(g.name, ":")
+		c := comparison{label: fmt.Sprintf("%s, to %.0f connections: off by", label, most), limit: .05}
+		if d := flatness(rows); !math.IsNaN(d) {
+			c.value = one(d)
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+// Judge holds the results against every mark. A mark of which a part was not measured is met by nothing: it is missed if
+// the rest already misses it, and not measured otherwise.
+func Judge(r *Results) []Verdict {
+	var list []Verdict
+	for _, m := range marks {
+		v := Verdict{Mark: m.name, Bound: m.bound, Figures: map[string]string{}}
+		for _, column := range []string{Bare, NoTrap, Full} {
+			cs := m.of(r, column)
+			var words []string
+			measured := false
+			for _, c := range cs {
+				words = append(words, c.String())
+				measured = measured || c.value.N > 0
+			}
+			if measured {
+				v.Figures[column] = strings.Join(words, "; ")
+			}
+			if column == NoTrap {
+				v.Result, v.Noise = judge(cs)
+			}
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
+func judge(cs []comparison) (result string, noise bool) {
+	result = met
+	if len(cs) == 0 {
+		return notMeasured, false
+	}
+	for _, c := range cs {
+		switch {
+		case c.value.N == 0:
+			if result == met {
+				result = notMeasured
+			}
+			continue
+		case !c.met():
+			result = missed
+		}
+		noise = noise || c.close()
+	}
+	return result, noise
+}
+
+func (r *Results) aboutMarks() section {
+	var lines []string
+	t := &sheet{head: []string{"mark", "bound", "result", NoTrap, Bare, Full}}
+	for _, v := range r.Marks {
+		result := v.Result
+		if v.Noise {
+			result += ", but rounds disagree"
+		}
+		t.add(v.Mark, v.Bound, result, v.Figures[NoTrap], v.Figures[Bare], v.Figures[Full])
+		lines = append(lines, fmt.Sprintf("%-12s  %s: %s", result, v.Mark, v.Bound))
+		for _, column := range []string{NoTrap, Bare, Full} {
+			if f := v.Figures[column]; f != "" {
+				lines = append(lines, fmt.Sprintf("%12s  %-12s  %s", "", column, f))
+			}
+		}
+	}
+	return section{lines: lines, title: "Marks", words: []string{"They hold for " + NoTrap + " (confined, without the counter trap). Ratios are taken round by round: median [min max]; (!) marks the part that misses."}, table: t}
+}

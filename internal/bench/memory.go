@@ -1,0 +1,116 @@
+package bench
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/prometheus/procfs"
+)
+
+// Memory is what one process holds, in bytes, from /proc/PID/smaps_rollup. Memory that the kernel holds for it (sockets,
+// pipes) is not in it.
+type Memory struct {
+	RSS     uint64
+	PSS     uint64
+	Private uint64 // clean and dirty
+	Shared  uint64 // clean and dirty
+}
+
+func (m Memory) plus(o Memory) Memory {
+	return Memory{m.RSS + o.RSS, m.PSS + o.PSS, m.Private + o.Private, m.Shared + o.Shared}
+}
+
+// Holding is what a forwarder holds at one moment.
+type Holding struct {
+	Sum         Memory
+	Each        []Process `json:",omitempty"` // in the order in which they were started
+	Descriptors int
+	Pipes       int // both ends of one count as one
+	Processes   int
+	Threads     int
+	Switches    uint64 // context switches of all living threads since each began
+}
+
+// Process is one process of a Holding.
+type Process struct {
+	Name   string
+	Memory Memory
+}
+
+// maxEach bounds Holding.Each: forwarders that fork per connection would fill pages with it.
+const maxEach = 4
+
+// Look reads what the group holds. A process that ends meanwhile is left out; one that lives and cannot be read is an error.
+func (g *Group) Look() (Holding, error) {
+	var h Holding
+	pids, err := g.PIDs()
+	if err != nil {
+		return h, err
+	}
+	pipes := map[string]bool{}
+	for _, pid := range pids {
+		p, err := procfs.NewProc(pid)
+		if err != nil {
+			continue
+		}
+		r, err := p.ProcSMapsRollup()
+		if err != nil {
+			return h, fmt.Errorf("memory of process %d: %w", pid, err)
+		}
+		// A process on its way out has no memory map any more, and nothing to count.
+		if r.Rss == 0 {
+			continue
+		}
+		m := Memory{RSS: r.Rss, PSS: r.Pss, Private: r.PrivateClean + r.PrivateDirty, Shared: r.SharedClean + r.SharedDirty}
+		h.Sum = h.Sum.plus(m)
+		h.Processes++
+		if len(h.Each) < maxEach {
+			name, _ := p.Comm()
+			h.Each = append(h.Each, Process{name, m})
+		}
+		targets, err := p.FileDescriptorTargets()
+		if err != nil {
+			return h, fmt.Errorf("descriptors of process %d: %w", pid, err)
+		}
+		h.Descriptors += len(targets)
+		for _, t := range targets {
+			if strings.HasPrefix(t, "pipe:") {
+				pipes[t] = true
+			}
+		}
+		n, s := switches(pid)
+		h.Threads += n
+		h.Switches += s
+	}
+	h.Pipes = len(pipes)
+	return h, nil
+}
+
+// switches counts the threads of a process and their context switches, voluntary and not.
+func switches(pid int) (threads int, sum uint64) {
+	all, err := procfs.AllThreads(pid)
+	if err != nil {
+		return 0, 0
+	}
+	for _, t := range all {
+		if s, err := t.NewStatus(); err == nil {
+			threads++
+			sum += s.VoluntaryCtxtSwitches + s.NonVoluntaryCtxtSwitches
+		}
+	}
+	return threads, sum
+}
+
+// Switches is the context switches of the whole group so far: at rest, each one is a wake-up.
+func (g *Group) Switches() (uint64, error) {
+	pids, err := g.PIDs()
+	if err != nil {
+		return 0, err
+	}
+	var sum uint64
+	for _, pid := range pids {
+		_, s := switches(pid)
+		sum += s
+	}
+	return sum, nil
+}
