@@ -255,7 +255,8 @@ func TestRelayBlocksSignals(t *testing.T) {
 // TestParentIsOwner leaves -p out: syd-tor lives as long as its parent, here a shell that ends.
 func TestParentIsOwner(t *testing.T) {
 	ours, theirs := socketPair(t)
-	_, opt := families[0].listen(t)
+	upstream, opt := families[0].listen(t)
+	go echo(upstream)
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -281,10 +282,10 @@ func TestParentIsOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	listener := bound(t, unix.AF_INET, true)
+	addr := localAddr(t, listener)
 	send(t, ours, listener)
-	time.Sleep(200 * time.Millisecond)
-	if err := unix.Kill(pid, 0); err != nil {
-		t.Fatalf("syd-tor is gone before its parent: %v", err)
+	if got, err := ask(addr, "hello"); got != "hello" || err != nil {
+		t.Fatalf("while the parent lives: %q, %v", got, err)
 	}
 	stdin.Close()
 	gone(t, pid, 10*time.Second)

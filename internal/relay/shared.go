@@ -2,6 +2,7 @@ package relay
 
 import (
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -121,6 +122,7 @@ func (s *Shared) Snapshot() Counters {
 		if before&1 == 0 && atomic.LoadUint32(&s.seq) == before {
 			return c
 		}
+		time.Sleep(10 * time.Microsecond)
 	}
 	return s.counters
 }
