@@ -17,7 +17,7 @@ import (
 
 func main() {
 	err := run()
-	if err != nil {
+	if err != nil && !errors.Is(err, monitor.ErrTerminated) {
 		fmt.Fprintf(os.Stderr, "syd-tor: %v\n", err)
 	}
 	os.Exit(int(exit.Of(err)))
@@ -63,5 +63,6 @@ func forward(c *config.Config) error {
 	if err != nil {
 		return err
 	}
+	handoff.Ready(c.SocketFD)
 	return m.Wait(owner)
 }

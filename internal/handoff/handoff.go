@@ -88,6 +88,14 @@ func Receive(socket, owner int) (listener int, err error) {
 	return fds[0], nil
 }
 
+// Ready tells the sender of the listening socket, by one byte on socket, that its connections are served from now
+// on, and closes socket. syd(1) starts its program on this byte; an owner that does not read it loses nothing.
+func Ready(socket int) {
+	// The owner may have closed its end: whether it lives is the pidfd's to tell.
+	unix.Sendmsg(socket, []byte{0}, nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+	unix.Close(socket)
+}
+
 func receive(socket, owner int) ([]int, error) {
 	poll := []unix.PollFd{{Fd: int32(socket), Events: unix.POLLIN}, {Fd: int32(owner), Events: unix.POLLIN}}
 	data := make([]byte, 64)

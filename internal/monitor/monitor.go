@@ -230,6 +230,10 @@ func (m *Monitor) Wait(owner int) error {
 	return err
 }
 
+// ErrTerminated means that SIGTERM asked for the end, as syd(1) does once its program has ended. It carries the
+// signal's exit code and is not worth a line on stderr.
+var ErrTerminated = exit.Errorf(exit.Signal(unix.SIGTERM), "ended by SIGTERM")
+
 func (m *Monitor) loop(news <-chan time.Time, ownerGone <-chan struct{}) error {
 	for {
 		select {
@@ -240,6 +244,9 @@ func (m *Monitor) loop(news <-chan time.Time, ownerGone <-chan struct{}) error {
 		case <-ownerGone:
 			return nil
 		case s := <-m.signals:
+			if s == unix.SIGTERM {
+				return ErrTerminated
+			}
 			if s != unix.SIGUSR1 {
 				return exit.Errorf(exit.Signal(s.(unix.Signal)), "ended by %s", unix.SignalName(s.(unix.Signal)))
 			}
