@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"syd/internal/config"
 	"syd/internal/exit"
 	"syd/internal/handoff"
+	"syd/internal/jail"
 	"syd/internal/monitor"
 	"syd/internal/vault"
 	"syd/internal/version"
@@ -42,8 +45,12 @@ func run() error {
 	return err
 }
 
-// forward is the data flow: owner and socket, then the listener, the vault, the relays.
+// forward is the data flow: owner and socket, then the listener, the vault, the relays in their jail.
 func forward(c *config.Config) error {
+	j, err := jail.New(c.Upstream, c.Without, c.Debug)
+	if err != nil {
+		return err
+	}
 	owner, err := handoff.Owner(c.OwnerFD)
 	if err != nil {
 		return err
@@ -55,11 +62,12 @@ func forward(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	v, err := vault.New(c.Upstream.Sockaddr())
+	unix.Close(c.SocketFD)
+	v, err := vault.New(j.Sockaddr())
 	if err != nil {
 		return err
 	}
-	m, err := monitor.Start(c, listener, owner, v, os.Stderr)
+	m, err := monitor.Start(c, j, listener, owner, v, os.Stderr)
 	if err != nil {
 		return err
 	}

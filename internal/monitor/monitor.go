@@ -14,9 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"syd/arch"
 	"syd/internal/config"
 	"syd/internal/exit"
+	"syd/internal/jail"
 	"syd/internal/relay"
 	"syd/internal/vault"
 )
@@ -30,6 +30,7 @@ const recordPeriod = 20 * time.Millisecond
 // Monitor is the parent of one or more relays on one listener.
 type Monitor struct {
 	config  *config.Config
+	jail    *jail.Jail
 	log     io.Writer
 	relays  []*child
 	ends    chan end // of relays, in the order in which they ended
@@ -39,6 +40,7 @@ type Monitor struct {
 // child is one relay as the monitor sees it.
 type child struct {
 	pid    int
+	jailed *jail.Prisoner
 	region *relay.Region
 	socket int    // handshake; the relay watches it for the monitor's death
 	tail   uint32 // records read so far
@@ -54,30 +56,24 @@ type end struct {
 // and owner. The error says which relay failed at what.
 //
 // Requires: the main goroutine.
-func Start(c *config.Config, listener, owner int, v *vault.Vault, log io.Writer) (*Monitor, error) {
-	limit, err := raiseDescriptorLimit()
-	if err != nil {
-		return nil, err
-	}
+func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault, log io.Writer) (*Monitor, error) {
 	if err := inherit(listener); err != nil {
 		return nil, err
 	}
-	m := &Monitor{config: c, log: log, ends: make(chan end, c.Workers), signals: make(chan os.Signal, 8)}
+	m := &Monitor{config: c, jail: j, log: log, ends: make(chan end, c.Workers), signals: make(chan os.Signal, 8)}
 	// From the first accept on the owner may ask for the counters.
 	signal.Notify(m.signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1)
 	signal.Ignore(unix.SIGPIPE)
-	for range c.Workers {
-		if err := m.fork(listener, owner, limit, v); err != nil {
-			m.kill()
-			return nil, err
-		}
+	if err := m.confine(listener, owner, v, runRelay); err != nil {
+		m.kill()
+		return nil, err
 	}
-	unix.Close(listener)
-	go m.reap(c.Workers)
-	for _, r := range m.relays {
-		if err := m.awaitConfined(r); err != nil {
-			m.kill()
-			return nil, err
+	for _, note := range j.Notes() {
+		fmt.Fprintf(log, "syd-tor: %s\n", note)
+	}
+	if c.Rules {
+		for _, text := range j.Rules() {
+			fmt.Fprint(log, text)
 		}
 	}
 	for _, r := range m.relays {
@@ -89,6 +85,32 @@ func Start(c *config.Config, listener, owner int, v *vault.Vault, log io.Writer)
 	return m, nil
 }
 
+// confine forks the relays, each to run entry, and carries out every confinement step. It closes listener.
+func (m *Monitor) confine(listener, owner int, v *vault.Vault, entry func()) error {
+	limit, err := raiseDescriptorLimit()
+	if err != nil {
+		return err
+	}
+	if err := m.jail.Protect(v); err != nil {
+		return err
+	}
+	for range m.config.Workers {
+		if err := m.fork(listener, owner, limit, v, entry); err != nil {
+			return err
+		}
+	}
+	unix.Close(listener)
+	go m.reap(m.config.Workers)
+	var sockets []int
+	for _, r := range m.relays {
+		if err := m.awaitConfined(r); err != nil {
+			return err
+		}
+		sockets = append(sockets, r.socket)
+	}
+	return m.jail.Close(sockets)
+}
+
 // forking is the region of the relay that is being forked: the child finds its own there.
 var forking *relay.Region
 
@@ -97,11 +119,13 @@ var forking *relay.Region
 //go:nosplit
 func runRelay() {
 	w := forking.Worker()
+	jail.First()
 	w.Adopt()
+	jail.Second()
 	w.Run()
 }
 
-func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault) error {
+func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault, entry func()) error {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return exit.Errorf(exit.OS, "epoll_create1: %w", err)
@@ -121,11 +145,14 @@ func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault) error {
 		return exit.Errorf(exit.OS, "relay: %w", err)
 	}
 	forking = region
-	pid, errno := arch.Fork(uintptr(unix.SIGCHLD), region.Stack(), runRelay)
-	if errno != 0 {
-		return exit.Errorf(exit.OS, "clone of the relay: %w", errno)
+	jailed, err := m.jail.Fork(jail.Relay{
+		Stack: region.Stack(), Maps: region.Maps(), Results: (*jail.Results)(&region.Shared().Steps),
+		Filter: region.FilterValues(), Descriptors: region.Limit(), Socket: pair[1],
+	}, entry)
+	if err != nil {
+		return err
 	}
-	m.relays = append(m.relays, &child{pid: pid, region: region, socket: pair[0]})
+	m.relays = append(m.relays, &child{pid: jailed.PID, jailed: jailed, region: region, socket: pair[0]})
 	return nil
 }
 
@@ -173,23 +200,37 @@ func inherit(listener int) error {
 	return nil
 }
 
-// awaitConfined waits until r says that it is confined, which it does by hanging up its half of the socket.
+// awaitConfined sees r through its confinement. At its end r hangs up its half of the socket.
 func (m *Monitor) awaitConfined(r *child) error {
+	err := r.jailed.Confine(r.socket)
+	if err == nil {
+		err = awaitHangup(r.socket)
+	}
+	switch {
+	case err == nil && relay.Stage(r.region.Shared().Stage) == relay.Confined:
+		return r.jailed.Confirm()
+	case err != nil && err != jail.ErrEnded:
+		return err
+	}
+	e := <-m.ends
+	if err := r.jailed.Explain(); err != nil && e.pid == r.pid {
+		return err
+	}
+	return m.explain(e)
+}
+
+func awaitHangup(socket int) error {
 	var b [1]byte
 	for {
-		_, err := unix.Read(r.socket, b[:])
-		if err == nil {
-			break
-		}
-		if err != unix.EINTR {
+		_, err := unix.Read(socket, b[:])
+		switch err {
+		case unix.EINTR:
+		case nil, unix.ECONNRESET:
+			return nil
+		default:
 			return exit.Errorf(exit.OS, "handshake with the relay: %w", err)
 		}
 	}
-	if relay.Stage(r.region.Shared().Stage) == relay.Confined {
-		return nil
-	}
-	e := <-m.ends
-	return m.explain(e)
 }
 
 // reap waits for n relays to end.

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"syd/arch"
+	"syd/internal/policy"
 )
 
 // A pipe is lent to a direction from the splice that fills it to the one that empties it. Only a blocked
@@ -17,12 +18,12 @@ import (
 const (
 	// LargePipe is the size asked for the first pipes of a relay to a TCP address. It is a wish: the kernel
 	// gives an ordinary user less once his pipes reach fs.pipe-user-pages-soft (pipe(7)).
-	LargePipe = 1 << 20
+	LargePipe = policy.BigPipe
 	// UnixPipe takes its place for a UNIX address: splice from a UNIX stream gains nothing from more, and
 	// streams stop being served evenly.
-	UnixPipe = 64 << 10
+	UnixPipe = policy.SmallPipe
 	// SmallPipe is the size of all further pipes.
-	SmallPipe = 16 << 10
+	SmallPipe = policy.SmallPipe
 
 	maxLarge = 16 // a quarter of what pipe-user-pages-soft allows by default
 	maxIdle  = 16 // pipes kept in the pool when nobody needs them

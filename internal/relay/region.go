@@ -8,6 +8,7 @@ import (
 
 	"syd/arch"
 	"syd/internal/config"
+	"syd/internal/policy"
 	"syd/internal/vault"
 )
 
@@ -160,6 +161,21 @@ func (r *Region) Stack() uintptr { return r.stack }
 
 // Shared is the page that the relay reports in.
 func (r *Region) Shared() *Shared { return r.worker.shared }
+
+// Limit is how many descriptors the relay counts on.
+func (r *Region) Limit() int { return len(r.worker.sides) }
+
+// FilterValues are the addresses and descriptors that the relay's system calls name: its filter allows no others.
+func (r *Region) FilterValues() policy.Values {
+	w := r.worker
+	at := func(p unsafe.Pointer) uint64 { return uint64(uintptr(p)) }
+	return policy.Values{
+		ListenFD: ListenFD, EpollFD: EpollFD,
+		AddrPtr: uint64(w.addr), AddrLen: int(w.addrLen),
+		OnePtr: uint64(w.one), LingerPtr: uint64(w.linger), ZeroPtr: uint64(w.zero),
+		EventPtr: at(unsafe.Pointer(&w.event)), EventsPtr: at(unsafe.Pointer(&w.events)), PipePtr: at(unsafe.Pointer(&w.ends)),
+	}
+}
 
 // Maps lists the mappings that the relay needs besides the ELF image and the vault.
 func (r *Region) Maps() [][]byte { return r.maps }

@@ -77,7 +77,8 @@ type Shared struct {
 	FaultErrno uint32
 	seq        uint32 // odd while counters is being written
 	counters   Counters
-	head       uint32 // records written so far
+	head       uint32     // records written so far
+	Steps      [64]uint32 // results of the confinement steps, package jail
 }
 
 // Kind is what a Record tells of a connection.

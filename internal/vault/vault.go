@@ -1,8 +1,7 @@
 // Package vault keeps what the relay's system calls point at: one read-only page between two guard pages.
 //
 // After New nothing can write to the page without changing its protection first, which the relay's filter does not
-// allow and mseal(2) refuses where the kernel has it (package jail). It does not hide the address: the page is
-// readable.
+// allow, and which Seal makes impossible where the kernel can. It does not hide the address: the page is readable.
 package vault
 
 import (
@@ -48,6 +47,20 @@ func New(addr []byte) (*Vault, error) {
 		return nil, fmt.Errorf("vault: mprotect: %w", err)
 	}
 	return v, nil
+}
+
+// Seal makes the vault, guard pages and all, impossible to unmap, move or change for this process and those that it
+// forks (mseal(2), Linux 6.10, on 64-bit kernels), and tries whether that is so.
+func (v *Vault) Seal() error {
+	if err := unix.Mseal(v.region, 0); err != nil {
+		return err
+	}
+	page := unix.Getpagesize()
+	middle := v.region[page : 2*page]
+	if err := unix.Mprotect(middle, unix.PROT_READ|unix.PROT_WRITE); err != unix.EPERM {
+		return fmt.Errorf("no effect: mprotect of the sealed page gives %v", err)
+	}
+	return nil
 }
 
 func (v *Vault) at(offset int) uintptr {
