@@ -25,6 +25,11 @@ $(addprefix build-,$(ARCHES)): build-%:
 .PHONY: native
 native: build-$(HOST) ## build for this machine alone
 
+.PHONY: demo
+demo: native ## show that a sandboxed program reaches a page through the proxy, and not without it
+	$(GOBUILD) -o out/$(HOST)/ ./cmd/demo
+	out/$(HOST)/demo
+
 .PHONY: lint
 lint: ## check format, vet, staticcheck, shell scripts and generated files
 	ci/deps lint

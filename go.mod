@@ -11,6 +11,7 @@ require github.com/spf13/pflag v1.0.10
 require (
 	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/ajstarks/svgo v0.0.0-20211024235047-1546f124cd8b
+	github.com/armon/go-socks5 v0.0.0-20160902184237-e75332964ef5
 	github.com/cavaliergopher/cpio v1.0.1
 	github.com/landlock-lsm/go-landlock v0.11.0
 	github.com/prometheus/procfs v0.23.0
@@ -18,7 +19,10 @@ require (
 	github.com/vishvananda/netns v0.0.5
 )
 
-require kernel.org/pub/linux/libs/security/libcap/psx v1.2.77 // indirect
+require (
+	golang.org/x/net v0.30.0 // indirect
+	kernel.org/pub/linux/libs/security/libcap/psx v1.2.77 // indirect
+)
 
 require (
 	github.com/rogpeppe/go-internal v1.16.0
