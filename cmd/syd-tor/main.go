@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"syd/internal/config"
 	"syd/internal/exit"
 	"syd/internal/handoff"
@@ -62,7 +60,6 @@ func forward(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	unix.Close(c.SocketFD)
 	v, err := vault.New(j.Sockaddr())
 	if err != nil {
 		return err
