@@ -70,7 +70,7 @@ func Fcntl(fd, cmd int32, arg uintptr) int {
 //go:nosplit
 //go:noinline
 func Splice(from, to int32, n uint32) int {
-	return int(Syscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), SpliceFlags))
+	return int(Syscall6(sysSplice, uintptr(from), 0, uintptr(to), 0, uintptr(n), SpliceFlags))
 }
 
 // EpollCtl takes an event of the architecture's layout at event (unix.EpollEvent).

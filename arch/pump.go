@@ -13,6 +13,13 @@ type Flow struct {
 	Errno        uint32 // result: the error of SrcFailed and DstFailed
 }
 
+// Names that the assembly finds in go_asm.h, which knows the constants of this package alone.
+const (
+	sysSplice = unix.SYS_SPLICE
+	eintr     = int(unix.EINTR)
+	eagain    = int(unix.EAGAIN)
+)
+
 // Chunk is what one splice asks of a socket: more than any pipe of the relay holds, so the pipe is the bound.
 const Chunk = 1 << 20
 
@@ -49,8 +56,8 @@ func pumpGeneric(f *Flow) Outcome {
 				continue
 			}
 			switch -n {
-			case int(unix.EINTR):
-			case int(unix.EAGAIN):
+			case eintr:
+			case eagain:
 				return Blocked
 			default:
 				f.Errno = uint32(-n)
@@ -70,8 +77,8 @@ func pumpGeneric(f *Flow) Outcome {
 			short = uint32(n) < f.Slots
 		case n == 0:
 			return Ended
-		case -n == int(unix.EINTR):
-		case -n == int(unix.EAGAIN):
+		case -n == eintr:
+		case -n == eagain:
 			return Drained
 		default:
 			f.Errno = uint32(-n)

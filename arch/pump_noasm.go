@@ -1,3 +1,5 @@
+//go:build purego || !(amd64 || 386 || arm64 || arm)
+
 package arch
 
 // Pump is pumpGeneric.
