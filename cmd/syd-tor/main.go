@@ -36,6 +36,9 @@ func run() error {
 		fmt.Println("syd-tor", version.Version)
 		return nil
 	}
+	if c.Check != config.NoCheck {
+		return check(c)
+	}
 	err = forward(c)
 	if errors.Is(err, handoff.ErrOwnerGone) {
 		return nil
@@ -70,4 +73,31 @@ func forward(c *config.Config) error {
 	}
 	handoff.Ready(c.SocketFD)
 	return m.Wait(owner)
+}
+
+// check carries out the confinement as forward does, and prints what became of it instead of forwarding.
+func check(c *config.Config) error {
+	j, err := jail.New(c.Upstream, c.Without, c.Debug)
+	if err != nil {
+		return err
+	}
+	v, err := vault.New(j.Sockaddr())
+	if err != nil {
+		return err
+	}
+	err = monitor.Check(c, j, v)
+	report := j.Report()
+	write := report.Text
+	if c.Check == config.CheckJSON {
+		write = report.JSON
+	}
+	switch printed := write(os.Stdout); {
+	case err != nil:
+		return err
+	case printed != nil:
+		return exit.Errorf(exit.OS, "write: %w", printed)
+	case !report.Holds:
+		return exit.Errorf(exit.Unavailable, "not every confinement step holds here")
+	}
+	return nil
 }

@@ -147,13 +147,5 @@ func (r *Report) Text(w io.Writer) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", s.Name, status, need, since, what)
 	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	verdict := "every step holds"
-	if !r.Holds {
-		verdict = "not every step holds"
-	}
-	_, err := fmt.Fprintf(w, "%s: %s\n", r.Program, verdict)
-	return err
+	return t.Flush()
 }

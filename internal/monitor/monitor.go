@@ -37,6 +37,9 @@ type Monitor struct {
 	signals chan os.Signal
 }
 
+// handshakeTime bounds each wait for a relay that is being confined, which takes milliseconds.
+var handshakeTime = unix.Timeval{Sec: 30}
+
 // child is one relay as the monitor sees it.
 type child struct {
 	pid    int
@@ -83,6 +86,25 @@ func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault, 
 		}
 	}
 	return m, nil
+}
+
+// Check forks the relays on a socket that nobody can reach, carries out every confinement step, and ends. What
+// became of the steps is in j's report; an error says that a required one failed, or that the report is not
+// complete for another reason.
+//
+// Requires: the main goroutine. Afterwards this process can do no more than print.
+func Check(c *config.Config, j *jail.Jail, v *vault.Vault) error {
+	listener, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return exit.Errorf(exit.OS, "socket: %w", err)
+	}
+	owner, err := unix.PidfdOpen(unix.Getpid(), 0)
+	if err != nil {
+		return exit.Errorf(exit.OS, "pidfd_open: %w", err)
+	}
+	m := &Monitor{config: c, jail: j, ends: make(chan end, c.Workers)}
+	defer m.kill()
+	return m.confine(listener, owner, v, runRelay)
 }
 
 // confine forks the relays, each to run entry, and carries out every confinement step. It closes listener.
@@ -136,6 +158,9 @@ func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault, entry func())
 		return exit.Errorf(exit.OS, "socketpair: %w", err)
 	}
 	defer unix.Close(pair[1])
+	if err := unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &handshakeTime); err != nil {
+		return exit.Errorf(exit.OS, "setsockopt SO_RCVTIMEO of the handshake: %w", err)
+	}
 	region, err := relay.NewRegion(relay.Plan{
 		Listener: listener, Epoll: epoll, Owner: owner, Monitor: pair[1],
 		Upstream: m.config.Upstream, Vault: v, Descriptors: limit,
