@@ -49,7 +49,7 @@ type Jail struct {
 	probes   probes
 	pids     []*Prisoner
 	rules    []string
-	sockets  []int // of the monitor, to the relays
+	sockets  []int // that the monitor keeps
 }
 
 // place is where a UNIX socket lies.

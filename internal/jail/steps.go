@@ -154,7 +154,7 @@ var Steps = [numSteps]Step{
 		What: "a system call outside the policy kills (seccomp)"},
 
 	monitorFiles: {Name: "monitor-files", Where: After, Required: true, apply: (*Jail).closeSockets,
-		What: "the monitor keeps no socket but those to its relays"},
+		What: "the monitor keeps no socket but those to its relays and to the owner"},
 	monitorLandlock: {Name: "monitor-landlock", Since: "5.13", Where: After, apply: (*Jail).restrictMonitor,
 		What: "the monitor opens no file and no connection (Landlock)"},
 	monitorPrivileges: {Name: "monitor-privileges", Where: After, Required: true, apply: (*Jail).dropPrivileges,

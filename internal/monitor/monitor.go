@@ -123,7 +123,7 @@ func (m *Monitor) confine(listener, owner int, v *vault.Vault, entry func()) err
 	}
 	unix.Close(listener)
 	go m.reap(m.config.Workers)
-	var sockets []int
+	sockets := []int{m.config.SocketFD}
 	for _, r := range m.relays {
 		if err := m.awaitConfined(r); err != nil {
 			return err
