@@ -327,7 +327,7 @@ func (l *launcher) awaitTor() error {
 	if n == 1 {
 		return nil
 	}
-	if err != nil {
+	if err != nil && err != unix.ECONNRESET { // it closed -i, and the listener was still in it
 		return err
 	}
 	time.AfterFunc(goneTime, func() { done <- nil })
