@@ -137,7 +137,7 @@ type Policy struct {
 	Arch    *Arch
 	Default Action // for calls that no row matches
 	Match   Action // for calls that a row matches
-	Rows    []Row  // sorted by call; the first match counts, and rows of one call do not overlap
+	Rows    []Row  // sorted by call; one match is enough, and none is implied by the others
 }
 
 // ActionOf returns what a call that row r of p matches is answered.

@@ -27,7 +27,7 @@ const (
 var (
 	fcntlRows = func(call string) []Row {
 		return []Row{
-			{Call: call, Args: []Arg{free("fd"), is("cmd", unix.F_GETPIPE_SZ)},
+			{Call: call, Args: []Arg{free("fd"), is("cmd", unix.F_GETPIPE_SZ), free("unused")},
 				Why: "what a pipe really holds decides when a short count means drained; the answer is a number"},
 			{Call: call, Args: []Arg{free("fd"), is("cmd", unix.F_SETPIPE_SZ), is("size", BigPipe, SmallPipe)},
 				Why: "larger pipes halve the cost per byte; any other command is out, F_SETOWN would aim signals"},
