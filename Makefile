@@ -32,8 +32,13 @@ demo: native ## show that a sandboxed program reaches a page through the proxy, 
 
 .PHONY: lint
 lint: ## check format, vet, staticcheck, shell scripts and generated files
-	ci/deps lint
+	ci/deps lint generate
 	ci/lint
+
+.PHONY: generate
+generate: ## compile the seccomp policy into internal/policy/programs/; lint checks that nothing changes
+	ci/deps generate
+	CGO_ENABLED=1 go generate ./internal/policy
 
 .PHONY: test
 test: ## install what the tests need, then run all of them: amd64 and 386 natively, arm64 and arm emulated

@@ -173,7 +173,7 @@ func ask(name string) error {
 			askAll(cs, got)
 		}
 		done.Store(true)
-		for {
+		for done.Load() {
 		}
 	}()
 	for limit := time.Now().Add(time.Minute); !done.Load(); time.Sleep(time.Millisecond) {

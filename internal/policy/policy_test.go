@@ -116,10 +116,10 @@ func TestMonitorRowsApplySomewhere(t *testing.T) {
 	}
 }
 
-// libseccomp arranges the rules of a call as a tree, and does not come back from a branch that failed further
-// down: where two rules part, the comparisons must exclude each other. Constants do; a symbol may turn out equal
-// to anything, and another mask may overlap. (Overlapping masks as the last condition are harmless: nothing is
-// further down.)
+// libseccomp arranges the rules of a call as a tree whose branches it orders by the values it is given, and those
+// of symbols are not the final ones. So where two rules part, the comparisons must exclude each other: then
+// neither the order nor what follows a branch that failed further down can matter. Constants do; a symbol may
+// turn out equal to anything. (Masks may overlap in the last condition: nothing is further down.)
 func TestRulesPartAtConstants(t *testing.T) {
 	everyPolicy(t, func(t *testing.T, p *Policy) {
 		for i, a := range p.Rows {
