@@ -20,7 +20,7 @@ func main() {
 	}
 	code, err := run(os.Args[1:])
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "syd:", err)
+		launch.Say("%v", err)
 		code = exit.Of(err)
 	}
 	os.Exit(int(code))

@@ -22,7 +22,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -199,7 +198,7 @@ func (l *launcher) startStage() (err error) {
 		}
 		err = fmt.Errorf("%s: %w%s", culprit(way), err, why())
 		if i+1 < len(ways) {
-			say("%v; going on with a %s alone", err, ways[i+1].name)
+			Say("%v; going on with a %s alone", err, ways[i+1].name)
 		}
 	}
 	unix.Close(l.stageControl) // so that the end of the stage is the end of the channel
@@ -384,7 +383,7 @@ func (l *launcher) wait() exit.Code {
 			l.passOn(s)
 		case status := <-tor:
 			tor = nil
-			say("syd-tor ended: %s; %s goes on without any network", describe(status), l.opts.Program[0])
+			Say("syd-tor ended: %s; %s goes on without any network", describe(status), l.opts.Program[0])
 		case status := <-l.program.changes:
 			switch {
 			case status.Exited():
@@ -392,7 +391,7 @@ func (l *launcher) wait() exit.Code {
 			case status.Signaled():
 				return exit.Signal(status.Signal())
 			case status.Stopped():
-				stopLike(status.StopSignal(), l.caught)
+				stop()
 			}
 		}
 	}
@@ -403,7 +402,6 @@ const stopTime = 2 * time.Second
 
 // finish ends what is left of the processes.
 func (l *launcher) finish() {
-	signal.Reset() // so that main may write to the terminal, or be ended
 	if l.program != nil {
 		l.program.end() // a stage that waits for a word; the program itself has ended before
 	}

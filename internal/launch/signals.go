@@ -98,25 +98,23 @@ func openTerminal() (int, error) {
 	return unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 }
 
-// stopLike stops syd by the signal that stopped the program, so that the shell, which waits for syd, sees a stopped
-// job. It returns once syd is continued. Without a terminal nobody would continue it, so it does nothing.
-// Requires: the main thread, which is the one that the signal goes to.
-func stopLike(s unix.Signal, caught chan<- os.Signal) {
+// stop stops syd because the program was stopped, so that the shell, which waits for syd, sees a stopped job. It
+// returns once syd is continued. Without a terminal nobody would continue it, so it does nothing.
+//
+// It is SIGSTOP whatever stopped the program: for the other three Go's runtime keeps its handler once they were
+// asked for, and takes no action.
+func stop() {
 	fd, err := openTerminal()
 	if err != nil {
 		return
 	}
 	unix.Close(fd)
-	if s != unix.SIGSTOP {
-		signal.Reset(s)
-		defer signal.Notify(caught, s)
-	}
-	unix.Kill(unix.Getpid(), s)
+	unix.Kill(unix.Getpid(), unix.SIGSTOP)
 }
 
-// say writes one line to standard error. It must not end syd by SIGPIPE, as os.Stderr would, and not stop the job
+// Say writes one line to standard error. It must not end syd by SIGPIPE, as os.Stderr would, and not stop the job
 // by SIGTTOU, which Go's runtime would restart forever (termios(3), TOSTOP).
-func say(format string, args ...any) {
+func Say(format string, args ...any) {
 	var ttou unix.Sigset_t
 	ttou.Val[0] = 1 << (unix.SIGTTOU - 1)
 	var old unix.Sigset_t

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+)
+
+// terminal is an interactive shell on a terminal of its own.
+type terminal struct {
+	t     *testing.T
+	tty   *os.File
+	read  chan string // closed when nothing more comes
+	shown string
+}
+
+func newTerminal(t *testing.T) *terminal {
+	c := exec.CommandContext(t.Context(), "bash", "--norc", "--noprofile", "-i")
+	c.Env = append(os.Environ(), "PS1=$ ", "PATH="+bin+":"+os.Getenv("PATH"))
+	tty, err := pty.Start(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &terminal{t: t, tty: tty, read: make(chan string, 64)}
+	// A terminal has no read deadline.
+	go func() {
+		defer close(x.read)
+		buf := make([]byte, 4096)
+		for {
+			n, err := tty.Read(buf)
+			if err != nil {
+				return
+			}
+			x.read <- string(buf[:n])
+		}
+	}()
+	// Killing the shell hangs the terminal up, which ends its jobs and then the reader.
+	t.Cleanup(func() { c.Process.Kill(); c.Wait(); tty.Close() })
+	return x
+}
+
+func (x *terminal) write(text string) {
+	x.t.Helper()
+	if _, err := x.tty.WriteString(text); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// expect reads until text is shown, and forgets what was shown before its end.
+func (x *terminal) expect(text string) {
+	x.t.Helper()
+	late := time.After(20 * time.Second)
+	for {
+		if _, rest, found := strings.Cut(x.shown, text); found {
+			x.shown = rest
+			return
+		}
+		select {
+		case more, ok := <-x.read:
+			if !ok {
+				x.t.Fatalf("%q did not appear before the end; shown: %q", text, x.shown)
+			}
+			x.shown += more
+		case <-late:
+			x.t.Fatalf("%q did not appear; shown: %q", text, x.shown)
+		}
+	}
+}
+
+// TestInterrupt: ^C reaches the program once, and syd survives it to tell the program's status.
+func TestInterrupt(t *testing.T) {
+	needNamespaces(t)
+	script := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(script, []byte(`n=0
+trap 'n=$((n+1))' INT
+echo up-and-running
+while [ $n = 0 ]; do sleep .1; done
+sleep .3
+echo interrupted=$n
+exit 5
+`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	x := newTerminal(t)
+	x.write("syd -m sandbox/proxy:on sh " + script + "; echo status=$?\n")
+	x.expect("up-and-running")
+	x.write("\x03")
+	x.expect("interrupted=1")
+	x.expect("status=5")
+}
+
+// TestStop: ^Z gives the terminal back to the shell, and fg continues the program where it was.
+func TestStop(t *testing.T) {
+	needNamespaces(t)
+	for _, stop := range []struct{ name, program string }{
+		{"default", "sh -c 'echo up-and-$((1+1)); cat'"},
+		// As editors do: restore the terminal, then stop.
+		{"own", `bash -c 'trap "kill -STOP \$\$" TSTP; echo up-and-$((1+1)); while read x; do echo $x; done'`},
+	} {
+		t.Run(stop.name, func(t *testing.T) {
+			x := newTerminal(t)
+			x.write("syd -m sandbox/proxy:on " + stop.program + "; echo status=$?\n")
+			x.expect("up-and-2")
+			x.write("\x1a")
+			x.expect("Stopped")
+			x.write("echo back-in-$((2+2))\n")
+			x.expect("back-in-4")
+			x.write("fg\n")
+			x.expect("sandbox/proxy:on") // the shell shows what it continues
+			x.write("he''llo\n")
+			x.expect("he''llo\r\nhe''llo\r\n") // the terminal's echo, then the program's
+			x.write("\x04")
+			x.write("echo end-$((3+3))\n")
+			x.expect("end-6")
+		})
+	}
+}
