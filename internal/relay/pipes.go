@@ -45,10 +45,18 @@ func (w *Worker) lend(s *side) bool {
 	if w.idle == none && !w.makePipe() {
 		return false
 	}
-	s.pipe = w.idle
-	w.idle = w.pipes[s.pipe].next
-	w.counters[PipesIdle]--
+	s.pipe = w.takeIdle()
 	return true
+}
+
+// takeIdle takes a pipe out of the pool, which is not empty.
+//
+//go:nosplit
+func (w *Worker) takeIdle() int32 {
+	i := w.idle
+	w.idle = w.pipes[i].next
+	w.counters[PipesIdle]--
+	return i
 }
 
 // makePipe puts one more pipe into the pool.
@@ -106,13 +114,20 @@ func (w *Worker) release(s *side) {
 	empty := s.held == 0
 	s.pipe, s.held = none, 0
 	w.starving = false
-	p := &w.pipes[i]
 	if empty && w.counters[PipesIdle] < maxIdle {
-		p.next = w.idle
+		w.pipes[i].next = w.idle
 		w.idle = i
 		w.counters[PipesIdle]++
 		return
 	}
+	w.dropPipe(i)
+}
+
+// dropPipe closes a pipe that is in no list.
+//
+//go:nosplit
+func (w *Worker) dropPipe(i int32) {
+	p := &w.pipes[i]
 	w.close(p.r)
 	w.close(p.w)
 	if isLarge(p, w.pageShift) {

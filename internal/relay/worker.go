@@ -122,6 +122,9 @@ func (w *Worker) Run() {
 			w.tick(n == 0)
 		}
 		w.turn()
+		if !w.short {
+			w.resume()
+		}
 	}
 }
 
@@ -380,7 +383,7 @@ func (w *Worker) accept() {
 	w.left--
 	w.open(int32(r), w.spare)
 	switch {
-	case !w.room():
+	case !w.makeRoom():
 		w.pause(false)
 	case w.exclusive:
 		// The kernel wakes the first exclusive waiter: go to the end of the queue.
@@ -505,15 +508,18 @@ func (w *Worker) closeBoth(fd int32, kind Kind, errno int) {
 	w.close(fd)
 	w.close(peer)
 	w.counters[Open]--
-	if w.paused && !w.short {
-		w.resume()
-	}
 }
 
-// room tells whether one more connection fits: its two sockets, and the reserve for pipes.
+// makeRoom tells whether one more connection fits beside the reserve for pipes, which pipes that are there count
+// towards. Pipes that nobody uses give way to it.
 //
 //go:nosplit
-func (w *Worker) room() bool { return w.left >= w.reserve+2 }
+func (w *Worker) makeRoom() bool {
+	for w.left < 2 && w.idle != none {
+		w.dropPipe(w.takeIdle())
+	}
+	return w.left >= 2 && w.left+2*int32(w.counters[Pipes]) >= w.reserve+2
+}
 
 // pause takes the listener out of the epoll set; clients wait in the backlog. Where the shortage is not the
 // relay's own, no event will tell its end, and resume is tried after RetryMillis.
@@ -532,7 +538,7 @@ func (w *Worker) pause(notOurs bool) {
 //
 //go:nosplit
 func (w *Worker) resume() {
-	if !w.started || !w.paused || !w.room() {
+	if !w.started || !w.paused || !w.makeRoom() {
 		return
 	}
 	events := uint32(unix.EPOLLIN)
