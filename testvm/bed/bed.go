@@ -22,9 +22,10 @@ import (
 // Bed runs guests.
 type Bed struct {
 	Builder Builder
-	Cache   string // of kernels
-	Logs    string // consoles and outputs, one pair for each guest
-	Jobs    int    // guests at a time
+	Cache   string        // of kernels
+	Logs    string        // consoles and outputs, one pair for each guest
+	Jobs    int           // guests at a time
+	Boot    time.Duration // limit for a guest, on top of its programs'
 	Log     func(format string, a ...any)
 }
 
@@ -105,7 +106,7 @@ func (b *Bed) one(ctx context.Context, g Guest, suites []Suite) ([]Cell, error) 
 		Kernel: img, Arch: g.Arch, Init: init, Files: map[string]string{},
 		Cmdline: g.Variant.Cmdline, Sysctl: g.Variant.Sysctl,
 		Console: filepath.Join(b.Logs, g.String()+".console"),
-		Timeout: time.Minute, // to boot; programs add their own
+		Timeout: b.Boot,
 	}
 	deny, err := numbers(g.Arch, g.Variant.Deny)
 	if err != nil {

@@ -24,6 +24,14 @@ type Image struct {
 	Path    string // what QEMU's -kernel takes
 }
 
+// Cache is where kernels outlive "make clean": below $XDG_CACHE_HOME if that is set, else below out.
+func Cache(out string) (string, error) {
+	if d := os.Getenv("XDG_CACHE_HOME"); d != "" {
+		return filepath.Join(d, "syd-testvm"), nil
+	}
+	return filepath.Abs(filepath.Join(out, "cache"))
+}
+
 // Fetch returns the row's kernel of today's index, from the cache where it has that version. Calls for the same
 // cache take turns, in this process and in others.
 func (r Row) Fetch(ctx context.Context, cache string) (*Image, error) {
