@@ -23,7 +23,7 @@ import (
 type Bed struct {
 	Builder Builder
 	Cache   string        // of kernels
-	Logs    string        // consoles and outputs, one pair for each guest
+	Logs    string        // consoles, events and outputs
 	Jobs    int           // guests at a time
 	Boot    time.Duration // limit for a guest, on top of its programs'
 	Log     func(format string, a ...any)
@@ -106,6 +106,7 @@ func (b *Bed) one(ctx context.Context, g Guest, suites []Suite) ([]Cell, error) 
 		Kernel: img, Arch: g.Arch, Init: init, Files: map[string]string{},
 		Cmdline: g.Variant.Cmdline, Sysctl: g.Variant.Sysctl,
 		Console: filepath.Join(b.Logs, g.String()+".console"),
+		Events:  filepath.Join(b.Logs, g.String()+".events"),
 		Timeout: b.Boot,
 	}
 	deny, err := numbers(g.Arch, g.Variant.Deny)

@@ -22,7 +22,11 @@ type Suite struct {
 
 // Suites is in the order in which guests run them and columns appear.
 var Suites = []Suite{
-	{Name: "bed", Package: "./testvm/event", Users: []int{0, guest.User}, Timeout: time.Minute, Smoke: true},
+	{Name: "bed", Package: "./testvm/event", Users: []int{guest.User}, Timeout: time.Minute, Smoke: true},
+	{Name: "arch", Package: "./arch", Users: []int{guest.User}, Timeout: time.Minute, Smoke: true},
+	{Name: "config", Package: "./internal/config", Users: []int{guest.User}, Timeout: time.Minute},
+	{Name: "decide", Package: "./internal/relay", Users: []int{guest.User}, Timeout: time.Minute},
+	{Name: "relay", Package: "./cmd/syd-tor", Users: []int{0, guest.User}, Timeout: 10 * time.Minute},
 }
 
 // Rule says where a suite, or one test of it, does not apply, and why. Empty patterns match everything; others are

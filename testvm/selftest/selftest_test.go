@@ -110,7 +110,7 @@ func TestInitGivesUp(t *testing.T) {
 	rep, err := guest.Start(t.Context(), guest.Spec{
 		Kernel: img, Arch: "amd64", Init: pid1, Sysctl: map[string]string{"no/such": "1"},
 		Programs: []event.Program{{Name: "p", Argv: []string{"/none"}, Timeout: time.Second}},
-		Timeout:  b.Boot, Console: t.TempDir() + "/console",
+		Timeout:  b.Boot, Console: t.TempDir() + "/console", Events: t.TempDir() + "/events",
 	})
 	if err != nil {
 		t.Fatal(err)
