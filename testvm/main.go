@@ -96,22 +96,25 @@ func run() (green bool, err error) {
 		Cache:   cache, Logs: filepath.Join(*out, "logs"), Jobs: *jobs, Boot: bootLimit,
 		Log: func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) },
 	}
-	cells, err := b.Run(ctx, guests, suites)
+	results, err := bed.Describe(ctx, ".")
 	if err != nil {
 		return false, err
 	}
-	if err := write(filepath.Join(*out, "results.json"), cells, bed.WriteJSON); err != nil {
+	if results.Cells, err = b.Run(ctx, guests, suites); err != nil {
+		return false, err
+	}
+	if err := write(filepath.Join(*out, "results.json"), results.WriteJSON); err != nil {
 		return false, err
 	}
 	if *markdown != "" {
-		if err := write(*markdown, cells, bed.WriteMarkdown); err != nil {
+		if err := write(*markdown, results.WriteMarkdown); err != nil {
 			return false, err
 		}
 	}
 	stable := func(name string) bool {
 		return slices.ContainsFunc(rows, func(r kernel.Row) bool { return r.Name == name && r.Stable })
 	}
-	return !bed.Red(cells, stable), bed.WriteText(os.Stdout, cells)
+	return !bed.Red(results.Cells, stable), results.WriteText(os.Stdout)
 }
 
 // newest keeps, for each GOARCH, the last stable row of its own kernel: kernels.txt is in order of age.
@@ -140,7 +143,7 @@ func choose(names string, smoke bool) ([]bed.Suite, error) {
 	return suites, nil
 }
 
-func write(name string, cells []bed.Cell, f func(io.Writer, []bed.Cell) error) error {
+func write(name string, f func(io.Writer) error) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
@@ -148,7 +151,7 @@ func write(name string, cells []bed.Cell, f func(io.Writer, []bed.Cell) error) e
 	if err != nil {
 		return err
 	}
-	if err := f(w, cells); err != nil {
+	if err := f(w); err != nil {
 		w.Close()
 		return err
 	}

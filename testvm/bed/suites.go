@@ -23,7 +23,7 @@ type Suite struct {
 // Suites is in the order in which guests run them and columns appear.
 var Suites = []Suite{
 	{Name: "bed", Package: "./testvm/event", Users: []int{guest.User}, Timeout: time.Minute, Smoke: true},
-	{Name: "arch", Package: "./arch", Users: []int{guest.User}, Timeout: time.Minute, Smoke: true},
+	{Name: "arch", Package: "./arch", Short: true, Users: []int{guest.User}, Timeout: 3 * time.Minute, Smoke: true},
 	{Name: "config", Package: "./internal/config", Users: []int{guest.User}, Timeout: time.Minute},
 	{Name: "decide", Package: "./internal/relay", Users: []int{guest.User}, Timeout: time.Minute},
 	{
@@ -34,7 +34,7 @@ var Suites = []Suite{
 		Name: "main", Package: "./testvm/inside", Run: "^(TestMainJob|TestSandbox)$", Users: []int{0, guest.User},
 		Bin: []string{"syd", "syd-tor", "demo"}, Timeout: 3 * time.Minute, Smoke: true,
 	},
-	{Name: "relay", Package: "./cmd/syd-tor", Short: true, Users: []int{0, guest.User}, Timeout: 10 * time.Minute},
+	{Name: "relay", Package: "./cmd/syd-tor", Short: true, Users: []int{guest.User}, Timeout: 10 * time.Minute},
 }
 
 // Rule says where a suite, or one test of it, does not apply, and why. Empty patterns match everything; others are
