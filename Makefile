@@ -40,8 +40,12 @@ generate: ## compile the seccomp policy into internal/policy/programs/; lint che
 	ci/deps generate
 	CGO_ENABLED=1 go generate ./internal/policy
 
+.PHONY: audit
+audit: build ## hold the built syd-tor of every architecture against the tables of build/audit
+	go run ./build/audit $(ARCHES:%=out/%/syd-tor)
+
 .PHONY: test
-test: ## install what the tests need, then run all of them: amd64 and 386 natively, arm64 and arm emulated
+test: audit ## install what the tests need, then run all of them: amd64 and 386 natively, arm64 and arm emulated
 	ci/deps test
 	go run ./ci/suite
 
@@ -55,11 +59,6 @@ test-vm: ## boot the guests that match ARCH= and KERNEL= (386 and 6.12, say) and
 test-vm-matrix: ## every architecture, kernel and variant; writes docs/matrix.md
 	ci/deps vm
 	go run ./testvm -markdown docs/matrix.md
-
-.PHONY: test-vm-selftest
-test-vm-selftest: ## prove that the bed turns red: guests that fail, panic, hang, lie or die
-	ci/deps vm
-	go test -tags testvm -count=1 ./testvm/selftest
 
 .PHONY: test-vm-smoke
 test-vm-smoke: ## one guest per architecture with the newest stable kernel, the quick suites

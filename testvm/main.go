@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"flag"
 	"fmt"
 	"io"
@@ -19,11 +20,13 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"syd/testvm/bed"
 	"syd/testvm/kernel"
 )
+
+//go:embed kernels.txt
+var kernelsTxt []byte
 
 func main() {
 	green, err := run()
@@ -35,9 +38,6 @@ func main() {
 		os.Exit(1)
 	}
 }
-
-// bootLimit is forty times what the slowest guest takes to boot and power off on an idle machine.
-const bootLimit = 2 * time.Minute
 
 func run() (green bool, err error) {
 	var (
@@ -55,9 +55,9 @@ func run() (green bool, err error) {
 	if flag.NArg() > 0 {
 		return false, fmt.Errorf("no operands, please: %q", flag.Args())
 	}
-	rows, err := kernel.Table()
+	rows, err := kernel.Parse(kernelsTxt)
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("kernels.txt: %w", err)
 	}
 	guests := bed.Guests(rows)
 	if *smoke {
@@ -87,34 +87,31 @@ func run() (green bool, err error) {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	cache, err := kernel.Cache(*out)
+	cache, err := cacheDir(*out)
 	if err != nil {
 		return false, err
 	}
 	b := bed.Bed{
 		Builder: bed.Builder{Root: ".", Dir: filepath.Join(*out, "bin")},
-		Cache:   cache, Logs: filepath.Join(*out, "logs"), Jobs: *jobs, Boot: bootLimit,
+		Cache:   cache, Logs: filepath.Join(*out, "logs"), Jobs: *jobs,
 		Log: func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) },
 	}
-	results, err := bed.Describe(ctx, ".")
+	cells, err := b.Run(ctx, guests, suites)
 	if err != nil {
 		return false, err
 	}
-	if results.Cells, err = b.Run(ctx, guests, suites); err != nil {
-		return false, err
-	}
-	if err := write(filepath.Join(*out, "results.json"), results.WriteJSON); err != nil {
+	if err := write(filepath.Join(*out, "results.json"), cells, bed.WriteJSON); err != nil {
 		return false, err
 	}
 	if *markdown != "" {
-		if err := write(*markdown, results.WriteMarkdown); err != nil {
+		if err := write(*markdown, cells, bed.WriteMarkdown); err != nil {
 			return false, err
 		}
 	}
 	stable := func(name string) bool {
 		return slices.ContainsFunc(rows, func(r kernel.Row) bool { return r.Name == name && r.Stable })
 	}
-	return !bed.Red(results.Cells, stable), results.WriteText(os.Stdout)
+	return !bed.Red(cells, stable), bed.WriteText(os.Stdout, cells)
 }
 
 // newest keeps, for each GOARCH, the last stable row of its own kernel: kernels.txt is in order of age.
@@ -143,7 +140,15 @@ func choose(names string, smoke bool) ([]bed.Suite, error) {
 	return suites, nil
 }
 
-func write(name string, f func(io.Writer) error) error {
+// cacheDir is where kernels outlive "make clean": below $XDG_CACHE_HOME if that is set, else below out.
+func cacheDir(out string) (string, error) {
+	if d := os.Getenv("XDG_CACHE_HOME"); d != "" {
+		return filepath.Join(d, "syd-testvm"), nil
+	}
+	return filepath.Abs(filepath.Join(out, "cache"))
+}
+
+func write(name string, cells []bed.Cell, f func(io.Writer, []bed.Cell) error) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
@@ -151,7 +156,7 @@ func write(name string, f func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	if err := f(w); err != nil {
+	if err := f(w, cells); err != nil {
 		w.Close()
 		return err
 	}

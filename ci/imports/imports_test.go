@@ -30,18 +30,9 @@ var edges = []edge{
 	{"cmd/syd-tor", "internal/monitor", "starts and watches the relays"},
 	{"cmd/syd-tor", "internal/version", "--version"},
 
-	{"cmd/syd", "internal/launch", "everything but argv and exit"},
-	{"cmd/syd", "internal/version", "-V"},
-	{"internal/launch", "internal/command", "the commands of -m and -P"},
-	{"internal/launch", "github.com/spf13/pflag", "options, short and long"},
-
-	{"cmd/demo", "internal/socks", "the upstream"},
-	{"internal/socks", "github.com/armon/go-socks5", "a SOCKS5 server"},
-
 	{"internal/config", "github.com/spf13/pflag", "short, clustered, attached and long options"},
 	{"internal/monitor", "internal/config", "how many relays, and what to tell of them"},
 	{"internal/monitor", "internal/vault", "keeps the sealed address mapped for the relay"},
-	{"internal/monitor", "arch", "whether the C library is linked in"},
 	{"internal/monitor", "internal/relay", "what the forked process runs"},
 	{"internal/monitor", "internal/jail", "the fork, and what the relay gives up"},
 	{"internal/jail", "internal/config", "which external address the relay may reach"},
@@ -54,6 +45,11 @@ var edges = []edge{
 	{"internal/relay", "internal/vault", "where the address is"},
 	{"internal/relay", "internal/policy", "the values that its filter is bound to"},
 	{"internal/relay", "arch", "system calls without the runtime"},
+
+	{"build/audit", "internal/policy", "the rows that the binary is held against"},
+	{"build/audit", "golang.org/x/arch/x86/x86asm", "decodes amd64 and 386"},
+	{"build/audit", "golang.org/x/arch/arm64/arm64asm", "decodes arm64"},
+	{"build/audit", "golang.org/x/arch/arm/armasm", "decodes arm"},
 
 	{"build/policygen", "internal/policy", "the rows that it compiles"},
 	{"build/policygen", "github.com/seccomp/libseccomp-golang", "compiles them"},
