@@ -77,7 +77,8 @@ var Peers = []Peer{
 		return []string{p.listen(), p.Upstream}, nil
 	}, Why: "reference/naive: goroutines and io.Copy"},
 	{Name: HAProxy, Program: "haproxy", UNIX: true, Version: []string{"-v"}, Args: haproxy("")},
-	{Name: "haproxy splice", Program: "haproxy", UNIX: true, Splices: true, Args: haproxy("option splice-auto")},
+	{Name: "haproxy splice", Program: "haproxy", UNIX: true, Splices: true, Args: haproxy("option splice-request\n  option splice-response"),
+		Why: "splice forced both ways: splice-auto never spliced when its calls were counted"},
 	{Name: "nginx stream", Program: "nginx", UNIX: true, Version: []string{"-v"}, Args: nginx},
 	{Name: "socket-proxyd", Program: "systemd-socket-proxyd", UNIX: true, Splices: true, Listener: activated, Version: []string{"--version"},
 		Args: func(p place) ([]string, error) { return []string{"--connections-max=100000", p.Upstream}, nil }},
