@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"syd/internal/jail"
 )
 
 // Peer is one way to forward, under the name that the tables show.
@@ -97,7 +99,7 @@ var Peers = []Peer{
 	{Name: "redir", Program: "redir", Forks: true, Version: []string{"-v"}, Args: func(p place) ([]string, error) {
 		return []string{"-n", p.listen(), p.Upstream}, nil
 	}},
-	{Name: Bare, Program: "syd-tor", UNIX: true, Splices: true, Listener: owned, Ours: true, Args: sydTor("--without", "all"),
+	{Name: Bare, Program: "syd-tor", UNIX: true, Splices: true, Listener: owned, Ours: true, Args: sydTor("--without", everyStep()),
 		Why: "every confinement step left out"},
 	{Name: NoTrap, Program: "syd-tor", UNIX: true, Splices: true, Listener: owned, Ours: true, Filtered: true, Args: sydTor("--without", "tsc"),
 		Why: "confined, the counter trap alone left out: the marks hold for this one"},
@@ -130,6 +132,18 @@ func sydTor(extra ...string) func(place) ([]string, error) {
 		}
 		return append(args, extra...), nil
 	}
+}
+
+// everyStep names the confinement steps that can be left off. The option -d leaves them off as well, and tells each
+// connection's life on standard error, which costs.
+func everyStep() string {
+	var names []string
+	for _, s := range jail.Steps {
+		if !s.Always {
+			names = append(names, s.Name)
+		}
+	}
+	return strings.Join(names, ",")
 }
 
 func haproxy(option string) func(place) ([]string, error) {
