@@ -75,6 +75,8 @@ var Peers = []Peer{
 		Why: "reference/splice.c with the kernel's default pipe"},
 	{Name: Splice1M, Program: "splice", UNIX: true, Splices: true, Args: splice(1 << 20),
 		Why: "reference/splice.c with the largest pipe an ordinary user gets"},
+	{Name: "C splice 1M filt", Program: "splice", UNIX: true, Splices: true, Args: splice(1<<20, "filter"),
+		Why: "the same under a seccomp filter that allows everything: what any filter costs"},
 	{Name: Naive, Program: "naive", UNIX: true, Splices: true, Args: func(p place) ([]string, error) {
 		return []string{p.listen(), p.Upstream}, nil
 	}, Why: "reference/naive: goroutines and io.Copy"},
@@ -110,13 +112,13 @@ var Peers = []Peer{
 // budget of the C reference per direction and turn, as fair as 1 MiB makes it.
 const budget = 1 << 20
 
-func splice(pipe int) func(place) ([]string, error) {
+func splice(pipe int, extra ...string) func(place) ([]string, error) {
 	return func(p place) ([]string, error) {
 		up := p.Upstream
 		if host, port, ok := strings.Cut(up, ":"); ok && !p.upstreamUNIX() {
 			up = port + "@" + host
 		}
-		return []string{fmt.Sprintf("%d@%s", p.Port, p.Host), up, fmt.Sprint(pipe), fmt.Sprint(budget)}, nil
+		return append([]string{fmt.Sprintf("%d@%s", p.Port, p.Host), up, fmt.Sprint(pipe), fmt.Sprint(budget)}, extra...), nil
 	}
 }
 
