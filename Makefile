@@ -60,6 +60,11 @@ test-vm-matrix: ## every architecture, kernel and variant; writes docs/matrix.md
 	ci/deps vm
 	go run ./testvm -markdown docs/matrix.md
 
+.PHONY: test-vm-selftest
+test-vm-selftest: ## prove that the bed turns red: guests that fail, panic, hang, lie or die
+	ci/deps vm
+	go test -tags testvm -count=1 ./testvm/selftest
+
 .PHONY: test-vm-smoke
 test-vm-smoke: ## one guest per architecture with the newest stable kernel, the quick suites
 	ci/deps vm

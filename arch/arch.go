@@ -42,6 +42,15 @@ func beforeFork()
 //go:linkname afterFork syscall.runtime_AfterFork
 func afterFork()
 
+// iscgo is set in a binary that links the C library; the linkname is purego's, and kept for it (runtime/cgo.go).
+//
+//go:linkname iscgo runtime.iscgo
+var iscgo bool
+
+// Forkable tells whether Fork works in this binary: not where the C library is linked in. It keeps thread-local
+// storage, and with it g, in memory that the child gives up, the main thread's too.
+func Forkable() bool { return !iscgo }
+
 // Fork starts a copy of this process which runs child on stack and nothing else: one thread, all signals
 // blocked, no scheduler. It returns the pid in the parent. Child must be a nosplit top-level function that ends
 // in Exit; stack is the address just above its stack, aligned to 16. clone(2) takes flags as they are.

@@ -10,7 +10,6 @@ package main
 
 import (
 	"context"
-	_ "embed"
 	"flag"
 	"fmt"
 	"io"
@@ -20,13 +19,11 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"syd/testvm/bed"
 	"syd/testvm/kernel"
 )
-
-//go:embed kernels.txt
-var kernelsTxt []byte
 
 func main() {
 	green, err := run()
@@ -38,6 +35,9 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// bootLimit is forty times what the slowest guest takes to boot and power off on an idle machine.
+const bootLimit = 2 * time.Minute
 
 func run() (green bool, err error) {
 	var (
@@ -55,9 +55,9 @@ func run() (green bool, err error) {
 	if flag.NArg() > 0 {
 		return false, fmt.Errorf("no operands, please: %q", flag.Args())
 	}
-	rows, err := kernel.Parse(kernelsTxt)
+	rows, err := kernel.Table()
 	if err != nil {
-		return false, fmt.Errorf("kernels.txt: %w", err)
+		return false, err
 	}
 	guests := bed.Guests(rows)
 	if *smoke {
@@ -87,31 +87,34 @@ func run() (green bool, err error) {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	cache, err := cacheDir(*out)
+	cache, err := kernel.Cache(*out)
 	if err != nil {
 		return false, err
 	}
 	b := bed.Bed{
 		Builder: bed.Builder{Root: ".", Dir: filepath.Join(*out, "bin")},
-		Cache:   cache, Logs: filepath.Join(*out, "logs"), Jobs: *jobs,
+		Cache:   cache, Logs: filepath.Join(*out, "logs"), Jobs: *jobs, Boot: bootLimit,
 		Log: func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) },
 	}
-	cells, err := b.Run(ctx, guests, suites)
+	results, err := bed.Describe(ctx, ".")
 	if err != nil {
 		return false, err
 	}
-	if err := write(filepath.Join(*out, "results.json"), cells, bed.WriteJSON); err != nil {
+	if results.Cells, err = b.Run(ctx, guests, suites); err != nil {
+		return false, err
+	}
+	if err := write(filepath.Join(*out, "results.json"), results.WriteJSON); err != nil {
 		return false, err
 	}
 	if *markdown != "" {
-		if err := write(*markdown, cells, bed.WriteMarkdown); err != nil {
+		if err := write(*markdown, results.WriteMarkdown); err != nil {
 			return false, err
 		}
 	}
 	stable := func(name string) bool {
 		return slices.ContainsFunc(rows, func(r kernel.Row) bool { return r.Name == name && r.Stable })
 	}
-	return !bed.Red(cells, stable), bed.WriteText(os.Stdout, cells)
+	return !bed.Red(results.Cells, stable), results.WriteText(os.Stdout)
 }
 
 // newest keeps, for each GOARCH, the last stable row of its own kernel: kernels.txt is in order of age.
@@ -140,15 +143,7 @@ func choose(names string, smoke bool) ([]bed.Suite, error) {
 	return suites, nil
 }
 
-// cacheDir is where kernels outlive "make clean": below $XDG_CACHE_HOME if that is set, else below out.
-func cacheDir(out string) (string, error) {
-	if d := os.Getenv("XDG_CACHE_HOME"); d != "" {
-		return filepath.Join(d, "syd-testvm"), nil
-	}
-	return filepath.Abs(filepath.Join(out, "cache"))
-}
-
-func write(name string, cells []bed.Cell, f func(io.Writer, []bed.Cell) error) error {
+func write(name string, f func(io.Writer) error) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
@@ -156,7 +151,7 @@ func write(name string, cells []bed.Cell, f func(io.Writer, []bed.Cell) error) e
 	if err != nil {
 		return err
 	}
-	if err := f(w, cells); err != nil {
+	if err := f(w); err != nil {
 		w.Close()
 		return err
 	}

@@ -30,9 +30,18 @@ var edges = []edge{
 	{"cmd/syd-tor", "internal/monitor", "starts and watches the relays"},
 	{"cmd/syd-tor", "internal/version", "--version"},
 
+	{"cmd/syd", "internal/launch", "everything but argv and exit"},
+	{"cmd/syd", "internal/version", "-V"},
+	{"internal/launch", "internal/command", "the commands of -m and -P"},
+	{"internal/launch", "github.com/spf13/pflag", "options, short and long"},
+
+	{"cmd/demo", "internal/socks", "the upstream"},
+	{"internal/socks", "github.com/armon/go-socks5", "a SOCKS5 server"},
+
 	{"internal/config", "github.com/spf13/pflag", "short, clustered, attached and long options"},
 	{"internal/monitor", "internal/config", "how many relays, and what to tell of them"},
 	{"internal/monitor", "internal/vault", "keeps the sealed address mapped for the relay"},
+	{"internal/monitor", "arch", "whether the C library is linked in"},
 	{"internal/monitor", "internal/relay", "what the forked process runs"},
 	{"internal/monitor", "internal/jail", "the fork, and what the relay gives up"},
 	{"internal/jail", "internal/config", "which external address the relay may reach"},

@@ -97,6 +97,35 @@ func TestHandoff(t *testing.T) {
 	}
 }
 
+// TestConfinedOrRefused starts syd-tor without -d: the relay is under its filter, or, where nothing confines,
+// syd-tor refuses before the first accept.
+func TestConfinedOrRefused(t *testing.T) {
+	if !hasSeccomp() {
+		ours, theirs := socketPair(t)
+		send(t, ours, bound(t, unix.AF_INET, true))
+		status, stderr := runTor(t, []*os.File{pidfd(t, os.Getpid()), theirs}, "-p3", "-i4")
+		if status != 69 || !strings.HasPrefix(stderr, "syd-tor: ") {
+			t.Errorf("status %d, stderr %q, want 69 and the step that cannot be had", status, stderr)
+		}
+		return
+	}
+	upstream, opt := families[0].listen(t)
+	go echo(upstream)
+	f := startForwarder(t, opt...)
+	if got, err := ask(f.addr, "hello"); got != "hello" || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.relays()[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Threads:\t1\n", "Seccomp:\t2\n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("the relay's status lacks %q:\n%s", want, b)
+		}
+	}
+}
+
 // TestBoundOnly sends a socket that was bound and does not listen: syd-tor listens itself.
 func TestBoundOnly(t *testing.T) {
 	upstream, opt := families[0].listen(t)
@@ -105,7 +134,7 @@ func TestBoundOnly(t *testing.T) {
 	addr := localAddr(t, socket)
 	ours, theirs := socketPair(t)
 	send(t, ours, socket)
-	cmd := self("syd-tor", append(opt, "-d", "-p3", "-i4")...)
+	cmd := self("syd-tor", append(append(opt, strict()...), "-p3", "-i4")...)
 	cmd.ExtraFiles = []*os.File{pidfd(t, os.Getpid()), theirs}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -163,7 +192,7 @@ func TestOwnerExit(t *testing.T) {
 			go echo(upstream)
 			owner, hangUp := startOwner(t)
 			ours, theirs := socketPair(t)
-			cmd := self("syd-tor", append(opt, "-d", "-p3", "-i4")...)
+			cmd := self("syd-tor", append(append(opt, strict()...), "-p3", "-i4")...)
 			cmd.ExtraFiles = []*os.File{pidfd(t, owner.Process.Pid), theirs}
 			stderr := &buffer{}
 			cmd.Stderr = stderr
@@ -201,7 +230,7 @@ func TestMonitorKilled(t *testing.T) {
 		t.Run(unix.SignalName(s), func(t *testing.T) {
 			upstream, opt := families[0].listen(t)
 			go echo(upstream)
-			f := startForwarder(t, append(opt, "-d", "-w2")...)
+			f := startForwarder(t, append(opt, append(strict(), "-w2")...)...)
 			if got, err := ask(f.addr, "hello"); got != "hello" || err != nil {
 				t.Fatalf("%q, %v", got, err)
 			}
@@ -226,7 +255,7 @@ func TestMonitorKilled(t *testing.T) {
 // TestRelayKilled checks that the death of a relay ends syd-tor with its own status, and that the cause is told.
 func TestRelayKilled(t *testing.T) {
 	_, opt := families[0].listen(t)
-	f := startForwarder(t, append(opt, "-d")...)
+	f := startForwarder(t, append(opt, strict()...)...)
 	f.counters() // it is past its start
 	relay := f.relays()[0]
 	unix.Kill(relay, unix.SIGKILL)
@@ -242,7 +271,7 @@ func TestRelayKilled(t *testing.T) {
 func TestRelayBlocksSignals(t *testing.T) {
 	upstream, opt := families[0].listen(t)
 	go echo(upstream)
-	f := startForwarder(t, append(opt, "-d")...)
+	f := startForwarder(t, append(opt, strict()...)...)
 	f.counters()
 	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1, unix.SIGPIPE, unix.SIGALRM, unix.SIGSEGV, unix.SIGSYS} {
 		unix.Kill(f.relays()[0], s)

@@ -62,7 +62,7 @@ func cpuTicks(t *testing.T, pid int) int {
 // TestDescriptorShortage gives syd-tor so few descriptors that most clients must wait: all are served in the end,
 // nobody is refused, and while all wait the relay does not spin.
 func TestDescriptorShortage(t *testing.T) {
-	for _, mode := range modes {
+	for _, mode := range modes() {
 		t.Run(mode.name, func(t *testing.T) {
 			upstream, opt := families[0].listen(t)
 			go echo(upstream)
@@ -129,7 +129,7 @@ func TestBacklogFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	os.Chmod(path, 0o666)
-	f := startForwarder(t, "-d", "-u", path)
+	f := startForwarder(t, append(strict(), "-u", path)...)
 	var group sync.WaitGroup
 	const clients = 12
 	for i := range clients {
@@ -176,7 +176,7 @@ func TestBacklogNeverFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	os.Chmod(path, 0o666)
-	f := startForwarder(t, "-d", "-u", path)
+	f := startForwarder(t, append(strict(), "-u", path)...)
 	var clients []*net.TCPConn
 	for range 4 {
 		clients = append(clients, f.dial())
@@ -198,7 +198,7 @@ func TestRefused(t *testing.T) {
 		t.Run(fam.name, func(t *testing.T) {
 			upstream, opt := fam.listen(t)
 			upstream.Close()
-			f := startForwarder(t, append(opt, "-d")...)
+			f := startForwarder(t, append(opt, strict()...)...)
 			for i := range 20 {
 				if got, err := ask(f.addr, "hello"); !isReset(err) {
 					t.Fatalf("client %d: %q, %v, want a reset", i, got, err)
@@ -216,7 +216,7 @@ func TestRefused(t *testing.T) {
 func TestUrgentData(t *testing.T) {
 	upstream, opt := families[0].listen(t)
 	go echo(upstream)
-	f := startForwarder(t, append(opt, "-d")...)
+	f := startForwarder(t, append(opt, strict()...)...)
 	c := f.dial()
 	defer c.Close()
 	raw, err := c.SyscallConn()
@@ -242,13 +242,13 @@ func TestShortConnections(t *testing.T) {
 	}
 	upstream, opt := families[0].listen(t)
 	go echo(upstream)
-	f := startForwarder(t, append(opt, "-d")...)
+	f := startForwarder(t, append(opt, strict()...)...)
 	if _, err := ask(f.addr, "first"); err != nil {
 		t.Fatal(err)
 	}
 	f.settled("open", 0)
 	relay := f.relays()[0]
-	before := descriptorsOf(t, relay)
+	before := f.descriptorsOf(relay)
 	pipes := f.counters()["pipes"]
 	var group sync.WaitGroup
 	for w := range width {
@@ -267,7 +267,7 @@ func TestShortConnections(t *testing.T) {
 	if want := total/width*width + 1; c["finished"] != want || c["accepted"] != want {
 		t.Errorf("accepted %d, finished %d, want %d", c["accepted"], c["finished"], want)
 	}
-	if after := descriptorsOf(t, relay); after != before+2*(c["pipes"]-pipes) {
+	if after := f.descriptorsOf(relay); after != before+2*(c["pipes"]-pipes) {
 		t.Errorf("%d descriptors before, %d after, and the pool grew by %d pipes", before, after, c["pipes"]-pipes)
 	}
 }
@@ -280,7 +280,7 @@ func TestIdleConnections(t *testing.T) {
 	}
 	upstream, opt := families[0].listen(t)
 	go echo(upstream)
-	f := startForwarder(t, append(opt, "-d")...)
+	f := startForwarder(t, append(opt, strict()...)...)
 	clients := make([]*net.TCPConn, total)
 	for i := range clients {
 		clients[i] = f.dial()
@@ -292,7 +292,7 @@ func TestIdleConnections(t *testing.T) {
 	relay := f.relays()[0]
 	c := f.settled("open", total)
 	const own, spare = 4, 1
-	if got := descriptorsOf(t, relay) - 2*c["pipes"]; got < own+2*total || got > own+spare+2*total {
+	if got := f.descriptorsOf(relay) - 2*c["pipes"]; got < own+2*total || got > own+spare+2*total {
 		t.Errorf("%d descriptors without the pool's, want 2 for each of %d connections and %d or %d", got, total, own, own+spare)
 	}
 	if c["pipes"] != c["pipes-idle"] {
@@ -353,7 +353,7 @@ func TestStalledReaders(t *testing.T) {
 			}()
 		}
 	}()
-	f := startForwarder(t, append(opt, "-d")...)
+	f := startForwarder(t, append(opt, strict()...)...)
 	var clients []*net.TCPConn
 	for range stalled {
 		c := f.dial()
@@ -406,7 +406,7 @@ func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 func TestStopped(t *testing.T) {
 	upstream, opt := families[0].listen(t)
 	go echo(upstream)
-	f := startForwarder(t, append(opt, "-d")...)
+	f := startForwarder(t, append(opt, strict()...)...)
 	done := make(chan error)
 	text := strings.Repeat("0123456789abcdef", 1<<18)
 	go func() {

@@ -220,7 +220,7 @@ func TestModel(t *testing.T) {
 	if testing.Short() {
 		connections = 100
 	}
-	for _, mode := range modes {
+	for _, mode := range modes() {
 		for _, fam := range families {
 			t.Run(mode.name+"/"+fam.name, func(t *testing.T) {
 				s := seed(t)
@@ -229,7 +229,7 @@ func TestModel(t *testing.T) {
 				warm(t, f, upstream)
 				relay := f.relays()[0]
 				f.settled("open", 0)
-				before := descriptorsOf(t, relay)
+				before := f.descriptorsOf(relay)
 				// The server speaks first, with the number of the plan, in the order of its accepts.
 				servers := make([]endResult, connections)
 				clients := make([]endResult, connections)
@@ -307,7 +307,7 @@ func TestModel(t *testing.T) {
 				if c["pipes"] != c["pipes-idle"] {
 					t.Errorf("%d pipes, %d of them idle: one was lost", c["pipes"], c["pipes-idle"])
 				}
-				if after, pool := descriptorsOf(t, relay), 2*c["pipes"]; after > before+pool {
+				if after, pool := f.descriptorsOf(relay), 2*c["pipes"]; after > before+pool {
 					t.Errorf("%d descriptors before, %d after: more than the pool's %d came", before, after, pool)
 				}
 			})

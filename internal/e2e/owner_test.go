@@ -74,6 +74,14 @@ func needConfinement(t *testing.T) {
 	}
 }
 
+// needNamespaces skips where syd can start nothing.
+func needNamespaces(t *testing.T) {
+	t.Helper()
+	if emulated() {
+		t.Skip("user emulation refuses CLONE_NEWUSER")
+	}
+}
+
 // curl is a curl command that knows of no proxy but the one given, "" for none, and whose failures have a status.
 func curl(t *testing.T, proxy string, args ...string) *exec.Cmd {
 	t.Helper()

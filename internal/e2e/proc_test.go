@@ -10,16 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"syd/internal/exit"
-)
-
-// Exit codes as package exit documents them.
-const (
-	statusUsage    = int(exit.Usage)
-	statusSoftware = int(exit.Software)
-	statusNoExec   = int(exit.CannotExec)
-	statusNotFound = int(exit.NotFound)
 )
 
 // kin is a process that the tests did not start themselves. The pidfd keeps it apart from a later one with its number.

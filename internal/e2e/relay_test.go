@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"syd/internal/exit"
 )
 
 // curl fetches a page through syd-tor and a real SOCKS server, over IPv4 and IPv6.
@@ -52,10 +54,9 @@ func TestRelayTor(t *testing.T) {
 				if got := fmt.Sprintf("greeting % x, reply % x\n", greeting, reply); got != wantHandshake {
 					t.Errorf("%s, want %s", got, wantHandshake)
 				}
-				const proxyRefused = 97 // CURLE_PROXY, libcurl-errors(3)
 				got := finish(t, curl(t, r.addr, "http://10.1.2.3/"))
-				if got.status != proxyRefused || !strings.Contains(got.stderr, "(1)") {
-					t.Errorf("curl: status %d, %q; want status %d and tor's code (1)", got.status, got.stderr, proxyRefused)
+				if got.status != curlProxyRefused || !strings.Contains(got.stderr, "(1)") {
+					t.Errorf("curl: status %d, %q; want status %d and tor's code (1)", got.status, got.stderr, curlProxyRefused)
 				}
 			})
 		}
@@ -185,8 +186,8 @@ func TestRelayKilled(t *testing.T) {
 				t.Fatal("pidfd_send_signal:", err)
 			}
 		}
-		if got := r.ended(t); got != statusSoftware {
-			t.Errorf("status %d, want %d", got, statusSoftware)
+		if got := r.ended(t); got != int(exit.Software) {
+			t.Errorf("status %d, want %d", got, exit.Software)
 		}
 		if said := r.out.String(); !strings.Contains(said, "SIGKILL") && !strings.Contains(said, "killed") {
 			t.Errorf("stderr %q does not name the signal", said)

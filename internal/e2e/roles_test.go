@@ -5,6 +5,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
+	"testing"
 	"time"
 )
 
@@ -14,6 +17,21 @@ const roleVariable = "SYD_E2E_ROLE"
 
 var roles = map[string]func(args []string) int{
 	"handshake": handshakeRole,
+	"reach":     reachRole,
+}
+
+// testBinary returns a copy of the test binary that an ordinary user can execute.
+func testBinary(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(socketDir(t), "e2e.test")
+	if err := os.WriteFile(path, data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // handshakeRole speaks SOCKS5 (RFC 1928) with the proxy at args[0] and prints what it answers.
@@ -35,7 +53,7 @@ func handshake(proxy string) (greeting, reply []byte, err error) {
 		return nil, nil, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	greeting, reply = make([]byte, 2), make([]byte, 2)
 	if _, err := c.Write([]byte{5, 1, 0}); err != nil {
 		return nil, nil, err
@@ -50,5 +68,37 @@ func handshake(proxy string) (greeting, reply []byte, err error) {
 	return greeting, reply, err
 }
 
-// wantHandshake is what handshakeRole prints of tor: no authentication needed, general failure.
-const wantHandshake = "greeting 05 00, reply 05 01\n"
+const (
+	// wantHandshake is what handshakeRole prints of tor: no authentication needed, general failure.
+	wantHandshake = "greeting 05 00, reply 05 01\n"
+	// curlProxyRefused is CURLE_PROXY of libcurl-errors(3); curl then tells the proxy's code in parentheses.
+	curlProxyRefused = 97
+)
+
+// reachRole sends a byte to each "network,address" in args and prints whether it came back.
+func reachRole(args []string) int {
+	for _, target := range args {
+		network, address, _ := strings.Cut(target, ",")
+		if err := reach(network, address); err != nil {
+			fmt.Println(target, "refused")
+			fmt.Fprintf(os.Stderr, "%s: %v\n", target, err)
+		} else {
+			fmt.Println(target, "reached")
+		}
+	}
+	return 0
+}
+
+func reach(network, address string) error {
+	c, err := net.DialTimeout(network, address, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Write([]byte{1}); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(c, make([]byte, 1))
+	return err
+}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"syd/arch"
 	"syd/internal/config"
 	"syd/internal/exit"
 	"syd/internal/jail"
@@ -60,6 +61,9 @@ type end struct {
 //
 // Requires: the main goroutine.
 func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault, log io.Writer) (*Monitor, error) {
+	if !arch.Forkable() {
+		return nil, exit.Errorf(exit.Software, "this binary links the C library: build it with CGO_ENABLED=0")
+	}
 	if err := inherit(listener); err != nil {
 		return nil, err
 	}

@@ -10,10 +10,11 @@ const (
 	PipeFlags   = unix.O_NONBLOCK | unix.O_CLOEXEC
 	SpliceFlags = unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK
 
-	EventsMax   = 256       // events that one wait returns at most
-	RetryMillis = 50        // the one timeout of a wait while something is short
-	BigPipe     = 256 << 10 // bytes asked for a pipe first
-	SmallPipe   = 16 << 10  // bytes asked for when pipes are dear
+	EventsMax   = 256      // events that one wait returns at most
+	RetryMillis = 50       // the one timeout of a wait while something is short
+	LargePipe   = 1 << 20  // bytes asked for the first pipes of a relay to a TCP address
+	UnixPipe    = 64 << 10 // the same for a UNIX address
+	SmallPipe   = 16 << 10 // bytes asked for when pipes are dear
 
 	NodelayLen    = 4 // sizeof(int)
 	LingerLen     = 8 // sizeof(struct linger)
@@ -29,8 +30,10 @@ var (
 		return []Row{
 			{Call: call, Args: []Arg{free("fd"), is("cmd", unix.F_GETPIPE_SZ), free("unused")},
 				Why: "what a pipe really holds decides when a short count means drained; the answer is a number"},
-			{Call: call, Args: []Arg{free("fd"), is("cmd", unix.F_SETPIPE_SZ), is("size", BigPipe, SmallPipe)},
+			{Call: call, In: only(Inet, Inet6), Args: []Arg{free("fd"), is("cmd", unix.F_SETPIPE_SZ), is("size", LargePipe, SmallPipe)},
 				Why: "larger pipes halve the cost per byte; any other command is out, F_SETOWN would aim signals"},
+			{Call: call, In: only(Unix), Args: []Arg{free("fd"), is("cmd", unix.F_SETPIPE_SZ), is("size", UnixPipe, SmallPipe)},
+				Why: "the default size for bulk, less when pipes are dear; any other command is out, F_SETOWN would aim signals"},
 		}
 	}
 	waitArgs = []Arg{at("epfd", EpollFD), at("events", EventsPtr), is("maxevents", EventsMax),
@@ -55,6 +58,7 @@ var relay = []Row{
 	{Call: "exit_group", Args: []Arg{free("status")}, Why: "the end, with a status for the monitor"},
 	fcntlRows("fcntl")[0],
 	fcntlRows("fcntl")[1],
+	fcntlRows("fcntl")[2],
 	{Call: "pipe2", Args: []Arg{at("pipefd", PipePtr), is("flags", PipeFlags)},
 		Why: "bytes pass through a pipe on their way from socket to socket; the numbers are written to one place"},
 	{Call: "setsockopt", In: only(Inet, Inet6), Args: []Arg{free("sockfd"), is("level", unix.IPPROTO_TCP),

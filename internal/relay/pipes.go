@@ -15,17 +15,12 @@ import (
 // The first pipes are large, for bulk; the rest are small. Slots, not bytes, bound what a pipe pins: a slot may
 // hold a 32 KiB fragment. So stalled readers pin at most maxLarge × 256 × 32 KiB in the large ones, and 128 KiB
 // each beyond.
+//
+// Sizes are wishes: the kernel gives an ordinary user less once his pipes reach fs.pipe-user-pages-soft (pipe(7)).
+// A UNIX address gets less because splice from a UNIX stream gains nothing from more, and streams stop being
+// served evenly.
 const (
-	// LargePipe is the size asked for the first pipes of a relay to a TCP address. It is a wish: the kernel
-	// gives an ordinary user less once his pipes reach fs.pipe-user-pages-soft (pipe(7)).
-	LargePipe = policy.BigPipe
-	// UnixPipe takes its place for a UNIX address: splice from a UNIX stream gains nothing from more, and
-	// streams stop being served evenly.
-	UnixPipe = policy.SmallPipe
-	// SmallPipe is the size of all further pipes.
-	SmallPipe = policy.SmallPipe
-
-	maxLarge = 16 // a quarter of what pipe-user-pages-soft allows by default
+	maxLarge = 16 // 16 MiB: a quarter of what pipe-user-pages-soft allows by default
 	maxIdle  = 16 // pipes kept in the pool when nobody needs them
 )
 
@@ -45,10 +40,18 @@ func (w *Worker) lend(s *side) bool {
 	if w.idle == none && !w.makePipe() {
 		return false
 	}
-	s.pipe = w.idle
-	w.idle = w.pipes[s.pipe].next
-	w.counters[PipesIdle]--
+	s.pipe = w.takeIdle()
 	return true
+}
+
+// takeIdle takes a pipe out of the pool, which is not empty.
+//
+//go:nosplit
+func (w *Worker) takeIdle() int32 {
+	i := w.idle
+	w.idle = w.pipes[i].next
+	w.counters[PipesIdle]--
+	return i
 }
 
 // makePipe puts one more pipe into the pool.
@@ -72,7 +75,7 @@ func (w *Worker) makePipe() bool {
 	}
 	p := &w.pipes[i]
 	p.r, p.w = w.ends[0], w.ends[1]
-	size := uint32(SmallPipe)
+	size := uint32(policy.SmallPipe)
 	if w.large < maxLarge {
 		size = w.largePipe
 	}
@@ -92,7 +95,7 @@ func (w *Worker) makePipe() bool {
 }
 
 //go:nosplit
-func isLarge(p *pipe, pageShift uint32) bool { return p.slots<<pageShift > SmallPipe }
+func isLarge(p *pipe, pageShift uint32) bool { return p.slots<<pageShift > policy.SmallPipe }
 
 // release takes the pipe of the direction from s back. One that still holds bytes is closed: they must never
 // reach another connection.
@@ -106,13 +109,20 @@ func (w *Worker) release(s *side) {
 	empty := s.held == 0
 	s.pipe, s.held = none, 0
 	w.starving = false
-	p := &w.pipes[i]
 	if empty && w.counters[PipesIdle] < maxIdle {
-		p.next = w.idle
+		w.pipes[i].next = w.idle
 		w.idle = i
 		w.counters[PipesIdle]++
 		return
 	}
+	w.dropPipe(i)
+}
+
+// dropPipe closes a pipe that is in no list.
+//
+//go:nosplit
+func (w *Worker) dropPipe(i int32) {
+	p := &w.pipes[i]
 	w.close(p.r)
 	w.close(p.w)
 	if isLarge(p, w.pageShift) {

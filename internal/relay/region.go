@@ -12,9 +12,6 @@ import (
 	"syd/internal/vault"
 )
 
-// soPassRights is SO_PASSRIGHTS (include/uapi/asm-generic/socket.h, Linux 6.16; not in x/sys v0.49).
-const soPassRights = 83
-
 // stackSize is ample: the linker holds a nosplit chain below 800 bytes.
 const stackSize = 16 << 10
 
@@ -93,10 +90,10 @@ func (w *Worker) init(p Plan, limit int) error {
 	w.domain, w.proto = int32(p.Upstream.Family), int32(p.Upstream.Protocol())
 	w.keepDescriptors = [4]int32{ListenFD: int32(p.Listener), EpollFD: int32(p.Epoll), OwnerFD: int32(p.Owner), MonitorFD: int32(p.Monitor)}
 	w.exclusive = p.Exclusive
-	w.largePipe = LargePipe
+	w.largePipe = policy.LargePipe
 	w.upstreamProof = true
 	if p.Upstream.Family == unix.AF_UNIX {
-		w.largePipe = UnixPipe
+		w.largePipe = policy.UnixPipe
 		w.passRights = hasPassRights()
 		w.upstreamProof = w.passRights
 	}
@@ -116,12 +113,12 @@ func (w *Worker) init(p Plan, limit int) error {
 // hasPassRights tells whether a UNIX socket can refuse descriptors: while it may hold some, a short read proves
 // nothing, because splice(2) stops at a buffer that carries them.
 func hasPassRights() bool {
-	s, err := unix.Socket(unix.AF_UNIX, socketType, 0)
+	s, err := unix.Socket(unix.AF_UNIX, policy.SocketType, 0)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(s)
-	return unix.SetsockoptInt(s, unix.SOL_SOCKET, soPassRights, 0) == nil
+	return unix.SetsockoptInt(s, unix.SOL_SOCKET, policy.SO_PASSRIGHTS, 0) == nil
 }
 
 // mmap maps size bytes for the relay, rounded up to pages.

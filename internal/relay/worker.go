@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"syd/arch"
+	"syd/internal/policy"
 )
 
 // Descriptors of a relay, the same in every one: Adopt moves them there and closes all others.
@@ -26,21 +27,15 @@ const (
 )
 
 const (
-	// MaxEvents is how many events one epoll_wait takes.
-	MaxEvents = 256
-	// RetryMillis is the only time a relay ever waits for: while something is short that no event announces.
-	RetryMillis = 50
-	// retryTicks bounds how often a connect is tried again while the backlog of a UNIX socket is full: 5 s.
+	// retryTicks bounds how often, once every policy.RetryMillis, a connect is tried again while the backlog of a
+	// UNIX socket is full: 5 s.
 	retryTicks = 100
-	// busyTicks is how many waits of a busy relay stand for one RetryMillis.
+	// busyTicks is how many waits of a busy relay stand for one policy.RetryMillis.
 	busyTicks = 64
 	// budget is how many bytes a direction may move before others have their turn; at 16 MiB the slowest of 8
 	// streams got 3/4 of the fastest, at 1 MiB all are even.
 	budget = 1 << 20
 )
-
-// socketType is the second argument of socket(2).
-const socketType = unix.SOCK_STREAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
 
 // side is one socket of a connection, and the direction that starts at it; the table is indexed by descriptor.
 // Its size is what an idle connection costs the relay, twice.
@@ -96,7 +91,7 @@ type Worker struct {
 	sides    []side
 	pipes    []pipe
 	ring     []Record
-	events   [MaxEvents]unix.EpollEvent
+	events   [policy.EventsMax]unix.EpollEvent
 }
 
 // Run forwards until the owner or the monitor is gone. It does not return.
@@ -110,18 +105,21 @@ func (w *Worker) Run() {
 	for {
 		w.publish()
 		timeout := w.timeout()
-		n := arch.EpollWait(EpollFD, uintptr(unsafe.Pointer(&w.events)), MaxEvents, timeout)
+		n := arch.EpollWait(EpollFD, uintptr(unsafe.Pointer(&w.events)), policy.EventsMax, timeout)
 		w.counters[Wakeups]++
 		if n < 0 && -n != int(unix.EINTR) {
 			w.fault(FaultEpoll, -n)
 		}
-		for i := 0; i < n && i < MaxEvents; i++ {
+		for i := 0; i < n && i < policy.EventsMax; i++ {
 			w.dispatch(&w.events[i])
 		}
 		if timeout > 0 {
 			w.tick(n == 0)
 		}
 		w.turn()
+		if !w.short {
+			w.resume()
+		}
 	}
 }
 
@@ -134,12 +132,12 @@ func (w *Worker) timeout() int32 {
 	case w.ready.head != none && !w.starving:
 		return 0
 	case w.short || w.starving || w.retry.head != none:
-		return RetryMillis
+		return policy.RetryMillis
 	}
 	return -1
 }
 
-// tick tries again what no event announces: after RetryMillis all of it, on a busy relay some of it now and then,
+// tick tries again what no event announces: after policy.RetryMillis all of it, on a busy relay some of it now and then,
 // so that neither an idle relay nor a busy one leaves it waiting.
 //
 //go:nosplit
@@ -348,7 +346,7 @@ func (w *Worker) carryOut(a action, fd, peer int32) {
 //go:nosplit
 func (w *Worker) accept() {
 	if w.spare == none {
-		r := arch.Socket(w.domain, socketType, w.proto)
+		r := arch.Socket(w.domain, policy.SocketType, w.proto)
 		if r < 0 {
 			w.counters[kindOf(-r)]++
 			w.pause(true)
@@ -359,7 +357,7 @@ func (w *Worker) accept() {
 		if w.proto == unix.IPPROTO_TCP {
 			arch.Setsockopt(w.spare, unix.IPPROTO_TCP, unix.TCP_NODELAY, w.one, 4)
 		} else if w.passRights {
-			arch.Setsockopt(w.spare, unix.SOL_SOCKET, soPassRights, w.zero, 4)
+			arch.Setsockopt(w.spare, unix.SOL_SOCKET, policy.SO_PASSRIGHTS, w.zero, 4)
 		}
 	}
 	r := arch.Accept4(ListenFD)
@@ -380,7 +378,7 @@ func (w *Worker) accept() {
 	w.left--
 	w.open(int32(r), w.spare)
 	switch {
-	case !w.room():
+	case !w.makeRoom():
 		w.pause(false)
 	case w.exclusive:
 		// The kernel wakes the first exclusive waiter: go to the end of the queue.
@@ -505,18 +503,21 @@ func (w *Worker) closeBoth(fd int32, kind Kind, errno int) {
 	w.close(fd)
 	w.close(peer)
 	w.counters[Open]--
-	if w.paused && !w.short {
-		w.resume()
-	}
 }
 
-// room tells whether one more connection fits: its two sockets, and the reserve for pipes.
+// makeRoom tells whether one more connection fits beside the reserve for pipes, which pipes that are there count
+// towards. Pipes that nobody uses give way to it.
 //
 //go:nosplit
-func (w *Worker) room() bool { return w.left >= w.reserve+2 }
+func (w *Worker) makeRoom() bool {
+	for w.left < 2 && w.idle != none {
+		w.dropPipe(w.takeIdle())
+	}
+	return w.left >= 2 && w.left+2*int32(w.counters[Pipes]) >= w.reserve+2
+}
 
 // pause takes the listener out of the epoll set; clients wait in the backlog. Where the shortage is not the
-// relay's own, no event will tell its end, and resume is tried after RetryMillis.
+// relay's own, no event will tell its end, and resume is tried after policy.RetryMillis.
 //
 //go:nosplit
 func (w *Worker) pause(notOurs bool) {
@@ -532,7 +533,7 @@ func (w *Worker) pause(notOurs bool) {
 //
 //go:nosplit
 func (w *Worker) resume() {
-	if !w.started || !w.paused || !w.room() {
+	if !w.started || !w.paused || !w.makeRoom() {
 		return
 	}
 	events := uint32(unix.EPOLLIN)

@@ -22,9 +22,10 @@ import (
 // Bed runs guests.
 type Bed struct {
 	Builder Builder
-	Cache   string // of kernels
-	Logs    string // consoles and outputs, one pair for each guest
-	Jobs    int    // guests at a time
+	Cache   string        // of kernels
+	Logs    string        // consoles, events and outputs
+	Jobs    int           // guests at a time
+	Boot    time.Duration // limit for a guest, on top of its programs'
 	Log     func(format string, a ...any)
 }
 
@@ -48,9 +49,11 @@ func (g Guest) String() string {
 func Guests(rows []kernel.Row) []Guest {
 	var gs []Guest
 	for _, r := range rows {
-		for _, arch := range Userlands[r.Arch] {
+		for i, arch := range Userlands[r.Arch] {
 			for _, v := range Variants {
-				gs = append(gs, Guest{r, arch, v})
+				if v.Name == "" || i == 0 && slices.Contains(VariantKernels, r.Name) {
+					gs = append(gs, Guest{r, arch, v})
+				}
 			}
 		}
 	}
@@ -97,15 +100,20 @@ func (b *Bed) one(ctx context.Context, g Guest, suites []Suite) ([]Cell, error) 
 		b.Log("%v: unavailable: %v", g, err)
 		return cells, ctx.Err()
 	}
+	busybox, err := kernel.Busybox(ctx, b.Cache, Debian[g.Arch])
+	if err != nil {
+		return nil, err
+	}
 	init, err := b.Builder.Program(ctx, g.Arch, "./testvm/init")
 	if err != nil {
 		return nil, err
 	}
 	spec := guest.Spec{
-		Kernel: img, Arch: g.Arch, Init: init, Files: map[string]string{},
+		Kernel: img, Arch: g.Arch, Init: init, Files: map[string]string{"bin/busybox": busybox},
 		Cmdline: g.Variant.Cmdline, Sysctl: g.Variant.Sysctl,
 		Console: filepath.Join(b.Logs, g.String()+".console"),
-		Timeout: time.Minute, // to boot; programs add their own
+		Events:  filepath.Join(b.Logs, g.String()+".events"),
+		Timeout: b.Boot,
 	}
 	deny, err := numbers(g.Arch, g.Variant.Deny)
 	if err != nil {

@@ -94,7 +94,7 @@ func Judge(c *Cell, rep *guest.Report, run *guest.Run, expected []string) error 
 	case e.Hung:
 		red("hung: killed after its time limit (%s)", e.Status)
 	case e.Status != event.OK:
-		red("%s", e.Status)
+		red("%s%s", e.Status, crash(run.Output))
 	}
 	if rep.Problem != "" {
 		red("guest: %s", rep.Problem)
@@ -139,6 +139,16 @@ func Judge(c *Cell, rep *guest.Report, run *guest.Run, expected []string) error 
 		c.Reason = strings.Join(wrong, "; ")
 	}
 	return nil
+}
+
+// crash is the line by which a Go program says why it dies, if it did.
+func crash(output []byte) string {
+	for line := range bytes.Lines(output) {
+		if bytes.HasPrefix(line, []byte("panic: ")) || bytes.HasPrefix(line, []byte("fatal error: ")) {
+			return ": " + strings.TrimSpace(string(line))
+		}
+	}
+	return ""
 }
 
 // parse returns the result of each test and subtest, and their names in order. The reader of -test.v output is Go's

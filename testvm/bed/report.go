@@ -1,14 +1,19 @@
 package bed
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
+
+	"syd/testvm/guest"
 )
 
 func writeFile(name string, b []byte) error {
@@ -18,11 +23,39 @@ func writeFile(name string, b []byte) error {
 	return os.WriteFile(name, b, 0o644)
 }
 
+// Results is one run: what was tested, by what, and every cell.
+type Results struct {
+	Commit string `json:"commit"` // with -dirty if the tree was not that of the commit
+	QEMU   string `json:"qemu"`
+	Date   string `json:"date"` // of the start, UTC
+	Cells  []Cell `json:"cells"`
+}
+
+// Describe returns Results without cells for the tree at root and the QEMU installed.
+func Describe(ctx context.Context, root string) (Results, error) {
+	r := Results{Date: time.Now().UTC().Format(time.DateOnly)}
+	git := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12")
+	git.Dir = root
+	out, err := git.Output()
+	if err != nil {
+		// A source archive has no history.
+		out = []byte("unknown")
+	}
+	r.Commit = strings.TrimSpace(string(out))
+	out, err = exec.CommandContext(ctx, guest.Machines["amd64"].QEMU, "--version").Output()
+	if err != nil {
+		return r, fmt.Errorf("QEMU: %w", err)
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	r.QEMU = strings.TrimPrefix(line, "QEMU emulator version ")
+	return r, nil
+}
+
 // WriteJSON writes every cell.
-func WriteJSON(w io.Writer, cells []Cell) error {
+func (r Results) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "\t")
-	return e.Encode(cells)
+	return e.Encode(r)
 }
 
 // table is the cells as rows of guests and columns of suites; notes holds each reason once, numbered from 1.
@@ -93,8 +126,8 @@ func (t *table) text(c Cell) string {
 }
 
 // WriteText writes the table for a terminal.
-func WriteText(w io.Writer, cells []Cell) error {
-	t := tabulate(cells)
+func (r Results) WriteText(w io.Writer) error {
+	t := tabulate(r.Cells)
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, row := range append([][]string{t.head}, t.rows...) {
 		fmt.Fprintln(tw, strings.Join(row, "\t"))
@@ -105,13 +138,21 @@ func WriteText(w io.Writer, cells []Cell) error {
 	for i, n := range t.notes {
 		fmt.Fprintf(w, "[%d] %s\n", i+1, n)
 	}
-	_, err := fmt.Fprintln(w, tally(cells))
+	_, err := fmt.Fprintln(w, tally(r.Cells))
 	return err
 }
 
 // WriteMarkdown writes the table for the documentation.
-func WriteMarkdown(w io.Writer, cells []Cell) error {
-	t := tabulate(cells)
+func (r Results) WriteMarkdown(w io.Writer) error {
+	t := tabulate(r.Cells)
+	fmt.Fprintf(w, `# Test matrix
+
+Written by %[1]smake test-vm-matrix%[1]s on %s, at commit %s, with QEMU %s, without hardware acceleration. A row is a guest: the
+architecture of the programs, the kernel of testvm/kernel/kernels.txt, with what a variant takes away from it, and its
+exact version. A column is a suite and the user that it ran as. A cell tells how many tests passed, + how many cases in
+them. Passed means that every test of the binary ran and passed, or may skip for the reason of a note.
+
+`, "`", r.Date, r.Commit, r.QEMU)
 	escape := strings.NewReplacer("|", `\|`, "\n", " ")
 	line := func(row []string) {
 		for i := range row {
@@ -129,11 +170,17 @@ func WriteMarkdown(w io.Writer, cells []Cell) error {
 		}
 		line(row)
 	}
-	fmt.Fprintln(w)
+	fmt.Fprint(w, "\n## Variants\n\n")
+	for _, v := range Variants {
+		if v.Name != "" {
+			fmt.Fprintf(w, "- %s: %s\n", v.Name, v.Text)
+		}
+	}
+	fmt.Fprint(w, "\n## Notes\n\n")
 	for i, n := range t.notes {
 		fmt.Fprintf(w, "%d. %s\n", i+1, escape.Replace(n))
 	}
-	_, err := fmt.Fprintf(w, "\n%s.\n", tally(cells))
+	_, err := fmt.Fprintf(w, "\n%s.\n", tally(r.Cells))
 	return err
 }
 

@@ -10,10 +10,17 @@ type Variant struct {
 	Deny []string
 }
 
-// Variants are rows of the matrix of their own.
+// Variants are rows of the matrix of their own; those with a name run on the kernels of VariantKernels alone.
 var Variants = []Variant{
 	{},
+	{Name: "nolandlock", Text: "Landlock is not among the security modules", Cmdline: "lsm=capability"},
+	{Name: "nouserns", Text: "user namespaces are forbidden", Sysctl: map[string]string{"user/max_user_namespaces": "0"}},
+	{Name: "nomseal", Text: "mseal(2) is missing", Deny: []string{"mseal"}},
+	{Name: "noseccomp", Text: "seccomp(2) is missing", Deny: []string{"seccomp"}},
 }
+
+// VariantKernels are the newest stable ones, with their own userland: of what a variant leaves, they have most.
+var VariantKernels = []string{"amd64-6.12", "i386-6.1", "arm64-6.12", "armhf-6.12"}
 
 // Userlands says which GOARCHs run on a kernel of a Debian architecture: its own first.
 var Userlands = map[string][]string{
@@ -22,3 +29,6 @@ var Userlands = map[string][]string{
 	"arm64": {"arm64", "arm"},
 	"armhf": {"arm"},
 }
+
+// Debian is Debian's name of the architecture whose programs are GOARCH's.
+var Debian = map[string]string{"amd64": "amd64", "386": "i386", "arm64": "arm64", "arm": "armhf"}

@@ -35,6 +35,7 @@ type Spec struct {
 	Sysctl   map[string]string // see event.Plan
 	Timeout  time.Duration     // for the whole guest
 	Console  string            // file for what the kernel prints
+	Events   string            // file for the events as they come, for whoever wants to watch
 }
 
 // Run is what one program did.
@@ -93,11 +94,16 @@ func Start(ctx context.Context, s Spec) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	events, err := os.Create(s.Events)
+	if err != nil {
+		return nil, err
+	}
+	defer events.Close()
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	end, fatal := rep.collect(stdout, plan)
+	end, fatal := rep.collect(io.TeeReader(stdout, events), plan)
 	if fatal != nil {
 		// Nobody reads on, so QEMU would block on its full pipe.
 		cancel()

@@ -4,12 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"slices"
 	"strings"
-
-	"maps"
 
 	"github.com/cavaliergopher/cpio"
 
@@ -25,6 +24,11 @@ var texts = map[string]string{
 	"etc/group":         "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n",
 	"etc/hosts":         "127.0.0.1 localhost\n::1 localhost\n",
 	"etc/nsswitch.conf": "hosts: files\n",
+}
+
+// applets are the names under which busybox(1) is found; /etc/passwd gives nobody a shell, tests call sh by name.
+var applets = []string{
+	"sh", "cat", "echo", "env", "false", "head", "id", "kill", "ls", "mkdir", "nc", "ps", "rm", "sleep", "test", "true", "wget",
 }
 
 // writeInitramfs writes an uncompressed newc archive: unpacking would cost more under emulation than it saves. Device
@@ -73,6 +77,18 @@ func writeInitramfs(w io.Writer, plan *event.Plan, files map[string]string) erro
 		}
 		if err := add(name, 0o555, b); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if _, ok := files["bin/busybox"]; ok {
+		const target = "busybox"
+		for _, name := range applets {
+			h := &cpio.Header{Name: "bin/" + name, Mode: cpio.TypeSymlink | 0o777, Links: 1, Size: int64(len(target))}
+			if err := a.WriteHeader(h); err != nil {
+				return err
+			}
+			if _, err := io.WriteString(a, target); err != nil {
+				return err
+			}
 		}
 	}
 	return a.Close()

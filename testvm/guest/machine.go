@@ -7,7 +7,7 @@ type Machine struct {
 	Console string   // for the kernel's console=
 	Port    string   // device of the event port in the guest
 	Cmdline string   // what this architecture adds to the kernel's command line
-	Memory  string
+	Memory  string   // MiB; the kernel sizes its limit for TCP's memory by it, and resets connections beyond
 }
 
 // common goes to every machine. TCG always: a /dev/kvm that exists may still be unable to run a stock kernel.
@@ -31,18 +31,18 @@ var (
 var Machines = map[string]Machine{
 	"amd64": {
 		QEMU: "qemu-system-x86_64", Args: append([]string{"-M", "pc", "-cpu", "max,cx16=off,erms=off"}, isa...),
-		Console: "ttyS0", Port: "/dev/ttyS1", Memory: "512",
+		Console: "ttyS0", Port: "/dev/ttyS1", Memory: "1024",
 	},
 	"i386": {
 		QEMU: "qemu-system-i386", Args: append([]string{"-M", "pc", "-cpu", "max,erms=off"}, isa...),
-		Console: "ttyS0", Port: "/dev/ttyS1", Memory: "512",
+		Console: "ttyS0", Port: "/dev/ttyS1", Memory: "1024",
 	},
 	"arm64": {
 		QEMU: "qemu-system-aarch64", Args: append([]string{"-M", "virt", "-cpu", "cortex-a57"}, pci...),
-		Console: "ttyAMA0", Port: "/dev/ttyS0", Cmdline: "kpti=0", Memory: "512",
+		Console: "ttyAMA0", Port: "/dev/ttyS0", Cmdline: "kpti=0", Memory: "1024",
 	},
 	"armhf": {
 		QEMU: "qemu-system-arm", Args: append([]string{"-M", "virt,highmem=off", "-cpu", "cortex-a15"}, pci...),
-		Console: "ttyAMA0", Port: "/dev/ttyS0", Memory: "512",
+		Console: "ttyAMA0", Port: "/dev/ttyS0", Memory: "1024",
 	},
 }

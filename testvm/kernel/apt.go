@@ -24,79 +24,128 @@ type Image struct {
 	Path    string // what QEMU's -kernel takes
 }
 
-// Fetch returns the row's kernel of today's index, from the cache where it has that version. Calls for the same
-// cache take turns, in this process and in others.
+// Cache is where kernels outlive "make clean": below $XDG_CACHE_HOME if that is set, else below out.
+func Cache(out string) (string, error) {
+	if d := os.Getenv("XDG_CACHE_HOME"); d != "" {
+		return filepath.Join(d, "syd-testvm"), nil
+	}
+	return filepath.Abs(filepath.Join(out, "cache"))
+}
+
+// Fetch returns the row's kernel of today's index, from the cache where it has that version.
 func (r Row) Fetch(ctx context.Context, cache string) (*Image, error) {
+	path, version, err := file{
+		suite: r.Suite, arch: r.Arch, pkg: r.Package, check: r.check, is: isKernel, convert: bootable,
+	}.fetch(ctx, cache)
+	if err != nil {
+		return nil, fmt.Errorf("kernel %s: %w", r.Name, err)
+	}
+	return &Image{Row: r, Version: version, Path: path}, nil
+}
+
+func (r Row) check(version string) error {
+	if !r.Is(version) {
+		return fmt.Errorf("is %s now, not %s", version, r.Series())
+	}
+	return nil
+}
+
+// isKernel knows /boot/vmlinuz-VERSION, and from 7.2 on /usr/lib/modules/VERSION/vmlinuz; vmlinux where the
+// architecture has no compressed one.
+func isKernel(name string) bool {
+	base := path.Base(name)
+	return strings.HasPrefix(base, "vmlinuz") || strings.HasPrefix(base, "vmlinux")
+}
+
+// Busybox returns a static busybox(1) for Debian's architecture arch: the guests' shell.
+func Busybox(ctx context.Context, cache, arch string) (string, error) {
+	path, _, err := file{
+		suite: "bookworm", arch: arch, pkg: "busybox-static",
+		check:   func(string) error { return nil },
+		is:      func(name string) bool { return path.Base(name) == "busybox" },
+		convert: func(b []byte) []byte { return b },
+	}.fetch(ctx, cache)
+	return path, err
+}
+
+// file is one file out of one package.
+type file struct {
+	suite, arch, pkg string
+	check            func(version string) error // nil if it is the version wanted
+	is               func(name string) bool     // the path in the package
+	convert          func([]byte) []byte        // what is kept of it
+}
+
+// fetch returns the file's path in the cache and the version of its package. Calls for the same cache take turns, in
+// this process and in others.
+func (f file) fetch(ctx context.Context, cache string) (path, version string, err error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return nil, err
+		return "", "", err
 	}
 	lock, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
-		return nil, err
+		return "", "", err
 	}
 	defer lock.Close() // and with it the lock
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
+		return "", "", fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
-	img, err := r.fetch(ctx, cache)
+	path, version, err = f.locked(ctx, cache)
 	if err != nil {
-		return nil, fmt.Errorf("kernel %s: %s in %s: %w", r.Name, r.Package, r.Suite, err)
+		return "", "", fmt.Errorf("%s in %s: %w", f.pkg, f.suite, err)
 	}
-	return img, nil
+	return path, version, nil
 }
 
-func (r Row) fetch(ctx context.Context, cache string) (*Image, error) {
-	t, err := newTree(ctx, filepath.Join(cache, "apt", r.Suite+"-"+r.Arch), r)
+func (f file) locked(ctx context.Context, cache string) (path, version string, err error) {
+	t, err := newTree(ctx, filepath.Join(cache, "apt", f.suite+"-"+f.arch), f.suite, f.arch)
 	if err != nil {
-		return nil, err
+		return "", "", err
 	}
-	pkg, version, err := t.resolve(ctx, r.Package)
+	pkg, version, err := t.resolve(ctx, f.pkg)
 	if err != nil {
-		return nil, err
+		return "", "", err
 	}
-	if !r.Is(version) {
-		return nil, fmt.Errorf("is %s now, not %s", version, r.Series())
+	if err := f.check(version); err != nil {
+		return "", "", err
 	}
-	dir := filepath.Join(cache, "kernels", pkg+"_"+version+"_"+r.Arch)
-	img := &Image{Row: r, Version: version, Path: filepath.Join(dir, "kernel")}
-	if _, err := os.Stat(img.Path); err == nil {
-		return img, nil
+	dir := filepath.Join(cache, "files", pkg+"_"+version+"_"+f.arch)
+	path = filepath.Join(dir, "file")
+	if _, err := os.Stat(path); err == nil {
+		return path, version, nil
 	}
 	tmp := dir + ".new"
 	if err := errors.Join(os.RemoveAll(tmp), os.MkdirAll(tmp, 0o755)); err != nil {
-		return nil, err
+		return "", "", err
 	}
 	defer os.RemoveAll(tmp)
 	deb, err := t.download(ctx, tmp, pkg+"="+version)
 	if err != nil {
-		return nil, err
+		return "", "", err
 	}
-	vmlinuz, err := extract(ctx, deb)
+	b, err := extract(ctx, deb, f.is)
 	if err != nil {
-		return nil, err
+		return "", "", err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, "kernel"), bootable(vmlinuz), 0o644); err != nil {
-		return nil, err
+	if err := os.WriteFile(filepath.Join(tmp, "file"), f.convert(b), 0o644); err != nil {
+		return "", "", err
 	}
-	// The rename is the commit: a cut download never looks like a kernel.
-	return img, errors.Join(os.Remove(deb), os.Rename(tmp, dir))
+	// The rename is the commit: a cut download never looks like a whole file.
+	return path, version, errors.Join(os.Remove(deb), os.Rename(tmp, dir))
 }
 
 // tree is a private apt: its own configuration, sources, lists and cache.
-type tree struct {
-	dir  string
-	arch string
-}
+type tree struct{ dir string }
 
 // maxAge is how old an index may be before it is fetched again.
 const maxAge = 24 * time.Hour
 
-func newTree(ctx context.Context, dir string, r Row) (*tree, error) {
+func newTree(ctx context.Context, dir, suite, arch string) (*tree, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	t := &tree{dir: dir, arch: r.Arch}
+	t := &tree{dir}
 	stamp := filepath.Join(dir, "updated")
 	if st, err := os.Stat(stamp); err == nil && time.Since(st.ModTime()) < maxAge {
 		return t, nil
@@ -123,8 +172,8 @@ Acquire::Retries "2";
 `
 	for name, text := range map[string]string{
 		"status":                   "",
-		"sources.list.d/x.sources": fmt.Sprintf(source, mirror(ctx, r.Suite), r.Suite),
-		"apt.conf":                 fmt.Sprintf(conf, dir, r.Arch),
+		"sources.list.d/x.sources": fmt.Sprintf(source, mirror(ctx, suite), suite),
+		"apt.conf":                 fmt.Sprintf(conf, dir, arch),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return nil, err
@@ -213,9 +262,8 @@ func (t *tree) download(ctx context.Context, dir, pkg string) (string, error) {
 	return debs[0], nil
 }
 
-// extract returns the compressed kernel out of a package: /boot/vmlinuz-VERSION, or from 7.2 on
-// /usr/lib/modules/VERSION/vmlinuz; vmlinux where the architecture has no compressed one.
-func extract(ctx context.Context, deb string) ([]byte, error) {
+// extract returns the first regular file of the package that is the one wanted.
+func extract(ctx context.Context, deb string, is func(name string) bool) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", deb)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -225,7 +273,7 @@ func extract(ctx context.Context, deb string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() {
-		// Modules follow the kernel and are not worth reading: dpkg-deb and its children end of SIGPIPE, so
+		// What follows is not worth reading: dpkg-deb and its children end of SIGPIPE, so
 		// the status says nothing.
 		out.Close()
 		_ = cmd.Wait()
@@ -233,10 +281,9 @@ func extract(ctx context.Context, deb string) ([]byte, error) {
 	for r := tar.NewReader(out); ; {
 		h, err := r.Next()
 		if err != nil {
-			return nil, fmt.Errorf("%s: no kernel in it: %w", filepath.Base(deb), err)
+			return nil, fmt.Errorf("%s: not in it: %w", filepath.Base(deb), err)
 		}
-		base := path.Base(h.Name)
-		if h.Typeflag == tar.TypeReg && (strings.HasPrefix(base, "vmlinuz") || strings.HasPrefix(base, "vmlinux")) {
+		if h.Typeflag == tar.TypeReg && is(h.Name) {
 			return io.ReadAll(r)
 		}
 	}

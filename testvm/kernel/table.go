@@ -8,6 +8,7 @@ package kernel
 import (
 	"bufio"
 	"bytes"
+	_ "embed"
 	"fmt"
 	"regexp"
 	"strings"
@@ -20,6 +21,18 @@ type Row struct {
 	Stable  bool   // the suite keeps it; not having it is an error
 	Suite   string
 	Package string // meta package or the image package itself
+}
+
+//go:embed kernels.txt
+var kernelsTxt []byte
+
+// Table returns the rows of kernels.txt, for each architecture in order of age.
+func Table() ([]Row, error) {
+	rows, err := Parse(kernelsTxt)
+	if err != nil {
+		return nil, fmt.Errorf("kernels.txt: %w", err)
+	}
+	return rows, nil
 }
 
 // Parse reads a table: five fields a line, # comments.
