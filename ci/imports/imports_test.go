@@ -63,6 +63,7 @@ var edges = []edge{
 	{"build/policygen", "internal/policy", "the rows that it compiles"},
 	{"build/policygen", "github.com/seccomp/libseccomp-golang", "compiles them"},
 
+	{"internal/bench", "internal/jail", "names of the steps that the unconfined column leaves off"},
 	{"internal/bench", "github.com/HdrHistogram/hdrhistogram-go", "latencies"},
 	{"internal/bench", "github.com/ajstarks/svgo", "the plot"},
 	{"internal/bench", "github.com/prometheus/procfs", "memory, descriptors and context switches"},

@@ -53,11 +53,16 @@ func TestSpread(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	for bytes, want := range map[int64]float64{16 * fairBytes: .9, 15 * fairBytes: math.NaN()} {
+		if got := fairness.Of(Sample{Done: 16, Bytes: bytes, Slowest: 9, Fastest: 10}); got != want && !(math.IsNaN(got) && math.IsNaN(want)) {
+			t.Errorf("fairness of %d bytes in 16 streams = %v, want %v", bytes, got, want)
+		}
+	}
 	s := Sample{Done: 1000, Bytes: 2 << 30, Elapsed: 2 * time.Second, CPU: time.Second, P50: 1500, Slowest: 9, Fastest: 10}
 	for _, c := range []struct {
 		m    Metric
 		want float64
-	}{{throughput, 1}, {cpuPerGiB, .5}, {fairness, .9}, {rate, 500}, {cpuPerOp, 1000}, {p50, 1.5}} {
+	}{{throughput, 1}, {cpuPerGiB, .5}, {rate, 500}, {cpuPerOp, 1000}, {p50, 1.5}} {
 		if got := c.m.Of(s); got != c.want {
 			t.Errorf("%s %s = %v, want %v", c.m.Name, c.m.Unit, got, c.want)
 		}
@@ -252,7 +257,8 @@ func TestAbsoluteMarks(t *testing.T) {
 	r := &Results{}
 	x := RestRow{Peer: NoTrap, Watched: 61, Held: 1000, Start: one(5)}
 	x.Rest.Each = []Process{{"monitor", Memory{}}, {"relay", Memory{Private: 200 << 10}}}
-	x.Idle.Descriptors, x.Idle.Sum.Private = 2000, 30<<10
+	x.Before.Each = x.Rest.Each
+	x.Idle.Descriptors, x.Idle.Each = 2000, []Process{{"monitor", Memory{}}, {"relay", Memory{Private: 200<<10 + 60<<10}}}
 	r.Rest = []RestRow{x}
 	for name, f := range map[string]func(*Results, string) []comparison{"idle": idleMark, "rest": restMark} {
 		if result, _ := judge(f(r, NoTrap)); result != met {

@@ -212,8 +212,16 @@ func idleMark(r *Results, column string) []comparison {
 		// Half a hundredth for pipes that stay in the pool.
 		{label: fmt.Sprintf("%d connections: descriptors each", x.Held), value: one(grew(float64(x.Idle.Descriptors), float64(x.Before.Descriptors))), limit: 2.005},
 		{label: "pipes each", value: one(grew(float64(x.Idle.Pipes), float64(x.Before.Pipes))), limit: .005},
-		{label: "private bytes per descriptor", value: one(grew(float64(x.Idle.Sum.Private), float64(x.Before.Sum.Private)) / 2), limit: 32},
+		{label: "private bytes of the relay per descriptor", value: relayGrew(x, grew), limit: 32},
 	}
+}
+
+// relayGrew is what the relay, the second process, has grown by per descriptor.
+func relayGrew(x *RestRow, grew func(after, before float64) float64) Summary {
+	if len(x.Idle.Each) != 2 || len(x.Before.Each) != 2 {
+		return Summary{}
+	}
+	return one(grew(float64(x.Idle.Each[1].Memory.Private), float64(x.Before.Each[1].Memory.Private)) / 2)
 }
 
 // restMark takes the second process for the relay: the first is the monitor, which started it.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"syd/internal/jail"
 )
 
 // Peer is one way to forward, under the name that the tables show.
@@ -73,11 +75,14 @@ var Peers = []Peer{
 		Why: "reference/splice.c with the kernel's default pipe"},
 	{Name: Splice1M, Program: "splice", UNIX: true, Splices: true, Args: splice(1 << 20),
 		Why: "reference/splice.c with the largest pipe an ordinary user gets"},
+	{Name: "C splice 1M filt", Program: "splice", UNIX: true, Splices: true, Args: splice(1<<20, "filter"),
+		Why: "the same under a seccomp filter that allows everything: what any filter costs"},
 	{Name: Naive, Program: "naive", UNIX: true, Splices: true, Args: func(p place) ([]string, error) {
 		return []string{p.listen(), p.Upstream}, nil
 	}, Why: "reference/naive: goroutines and io.Copy"},
 	{Name: HAProxy, Program: "haproxy", UNIX: true, Version: []string{"-v"}, Args: haproxy("")},
-	{Name: "haproxy splice", Program: "haproxy", UNIX: true, Splices: true, Args: haproxy("option splice-auto")},
+	{Name: "haproxy splice", Program: "haproxy", UNIX: true, Splices: true, Args: haproxy("option splice-request\n  option splice-response"),
+		Why: "splice forced both ways: splice-auto never spliced when its calls were counted"},
 	{Name: "nginx stream", Program: "nginx", UNIX: true, Version: []string{"-v"}, Args: nginx},
 	{Name: "socket-proxyd", Program: "systemd-socket-proxyd", UNIX: true, Splices: true, Listener: activated, Version: []string{"--version"},
 		Args: func(p place) ([]string, error) { return []string{"--connections-max=100000", p.Upstream}, nil }},
@@ -96,7 +101,7 @@ var Peers = []Peer{
 	{Name: "redir", Program: "redir", Forks: true, Version: []string{"-v"}, Args: func(p place) ([]string, error) {
 		return []string{"-n", p.listen(), p.Upstream}, nil
 	}},
-	{Name: Bare, Program: "syd-tor", UNIX: true, Splices: true, Listener: owned, Ours: true, Args: sydTor("--without", "all"),
+	{Name: Bare, Program: "syd-tor", UNIX: true, Splices: true, Listener: owned, Ours: true, Args: sydTor("--without", everyStep()),
 		Why: "every confinement step left out"},
 	{Name: NoTrap, Program: "syd-tor", UNIX: true, Splices: true, Listener: owned, Ours: true, Filtered: true, Args: sydTor("--without", "tsc"),
 		Why: "confined, the counter trap alone left out: the marks hold for this one"},
@@ -107,13 +112,13 @@ var Peers = []Peer{
 // budget of the C reference per direction and turn, as fair as 1 MiB makes it.
 const budget = 1 << 20
 
-func splice(pipe int) func(place) ([]string, error) {
+func splice(pipe int, extra ...string) func(place) ([]string, error) {
 	return func(p place) ([]string, error) {
 		up := p.Upstream
 		if host, port, ok := strings.Cut(up, ":"); ok && !p.upstreamUNIX() {
 			up = port + "@" + host
 		}
-		return []string{fmt.Sprintf("%d@%s", p.Port, p.Host), up, fmt.Sprint(pipe), fmt.Sprint(budget)}, nil
+		return append([]string{fmt.Sprintf("%d@%s", p.Port, p.Host), up, fmt.Sprint(pipe), fmt.Sprint(budget)}, extra...), nil
 	}
 }
 
@@ -129,6 +134,18 @@ func sydTor(extra ...string) func(place) ([]string, error) {
 		}
 		return append(args, extra...), nil
 	}
+}
+
+// everyStep names the confinement steps that can be left off. The option -d leaves them off as well, and tells each
+// connection's life on standard error, which costs.
+func everyStep() string {
+	var names []string
+	for _, s := range jail.Steps {
+		if !s.Always {
+			names = append(names, s.Name)
+		}
+	}
+	return strings.Join(names, ",")
 }
 
 func haproxy(option string) func(place) ([]string, error) {

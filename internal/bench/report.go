@@ -308,7 +308,11 @@ func (r *Results) aboutRest() []section {
 			if g.Series == answerSeries {
 				at = fmt.Sprintf("%.0f bytes", g.At)
 			}
-			t.add(g.Peer, g.Series, at, interval(g.Cost)+" "+g.Unit, "×"+interval(g.ToFirst)+strings.Join(g.Failures, "; "))
+			cost := interval(g.Cost) + " " + g.Unit
+			if g.Series == answerSeries {
+				cost += fmt.Sprintf(" (%s ns per byte)", number(1000*g.Cost.Median/g.At))
+			}
+			t.add(g.Peer, g.Series, at, cost, "×"+interval(g.ToFirst)+strings.Join(g.Failures, "; "))
 		}
 		list = append(list, section{title: "Growth", table: t})
 	}

@@ -17,6 +17,9 @@ type Scenario struct {
 	Conns int
 	Size  int
 	Full  bool // not in the quick mode
+	// Stretch multiplies the length of the measurement, in the quick and in the full mode; 0 stands for 1. Forwarders
+	// serve streams in turns of a megabyte and more: to tell how evenly, each stream must have had many.
+	Stretch [2]int
 }
 
 // Setup is one place and way in which peers run.
@@ -33,8 +36,8 @@ type Setup struct {
 
 var (
 	bulk1  = Scenario{Name: "bulk, 1 stream", Kind: Bulk, Conns: 1}
-	bulk8  = Scenario{Name: "bulk, 8 streams", Kind: Bulk, Conns: 8}
-	bulk64 = Scenario{Name: "bulk, 64 streams", Kind: Bulk, Conns: 64}
+	bulk8  = Scenario{Name: "bulk, 8 streams", Kind: Bulk, Conns: 8, Stretch: [2]int{3, 2}}
+	bulk64 = Scenario{Name: "bulk, 64 streams", Kind: Bulk, Conns: 64, Stretch: [2]int{1, 8}}
 	upload = Scenario{Name: "upload, 8 streams", Kind: Upload, Conns: 8, Full: true}
 	pp1    = Scenario{Name: "64 B ping-pong, 1 connection", Kind: PingPong, Conns: 1, Size: 64}
 	pp32   = Scenario{Name: "64 B ping-pong, 32 connections", Kind: PingPong, Conns: 32, Size: 64}
@@ -44,6 +47,13 @@ var (
 	big256 = Scenario{Name: "4 KiB ping-pong, 256 connections", Kind: PingPong, Conns: 256, Size: 4096, Full: true}
 	churn8 = Scenario{Name: "connect-echo-close, 8 at a time", Kind: Churn, Conns: 8, Size: 64}
 )
+
+func (s Scenario) stretch(full bool) int {
+	if full {
+		return max(s.Stretch[1], 1)
+	}
+	return max(s.Stretch[0], 1)
+}
 
 func fullOnly(s Scenario) Scenario {
 	s.Full = true
@@ -186,7 +196,7 @@ func (b *bench) present() {
 // plan drops what the mode leaves out and derives the length of a measurement from the time there is.
 func (b *bench) plan() []Setup {
 	var setups []Setup
-	runs, starts, extra := 0, 0, time.Duration(0)
+	runs, units, starts, extra := 0, 0, 0, time.Duration(0)
 	for _, s := range b.Setups {
 		if s.Full && !b.Full {
 			continue
@@ -206,12 +216,13 @@ func (b *bench) plan() []Setup {
 		each := b.Rounds * (peers + 1 + (peers+directEvery-1)/directEvery)
 		runs += each * len(s.Scenarios)
 		for _, sc := range s.Scenarios {
+			units += each * sc.stretch(b.Full)
 			extra += time.Duration(each) * (runCost + time.Duration(sc.Conns)*connCost)
 		}
 		starts += peers
 	}
 	left := b.Budget*9/10 - extra - time.Duration(starts)*startCost - restTime(b.Config) - growthTime(b.Config)
-	per := left / time.Duration(max(runs, 1))
+	per := left / time.Duration(max(units, 1))
 	per = min(max(per, 60*time.Millisecond), 2*time.Second)
 	if b.length > 0 {
 		per = b.length
@@ -383,7 +394,8 @@ func oneLine(err error) string { return strings.Join(strings.Fields(err.Error())
 
 // turns measures each instance once, with direct runs before, between and after.
 func (b *bench) turns(d *stand, sc Scenario, round int, order []*instance, rows map[string]*Row) error {
-	op := Op{Kind: sc.Kind, Conns: sc.Conns, Size: sc.Size, Warm: b.res.Warm, Window: b.res.Window}
+	op := Op{Kind: sc.Kind, Conns: sc.Conns, Size: sc.Size, Warm: b.res.Warm,
+		Window: b.res.Window * time.Duration(sc.stretch(b.Full))}
 	direct := rows[sc.Name+"\x00"+Direct]
 	run := func(r *Row, addr string, m Meter) error {
 		op.Addr, op.Meter = addr, m

@@ -209,8 +209,14 @@ func (s *starter) start(p *Peer) (*instance, error) {
 		err = i.confined(p.Filtered)
 	}
 	if err != nil {
-		err = fmt.Errorf("%w%s", err, i.said())
-		return nil, errors.Join(err, i.stop())
+		ended := zombie(i.cmd.Process.Pid)
+		if stopErr := i.stop(); stopErr != nil {
+			return nil, errors.Join(err, stopErr)
+		}
+		if ended {
+			err = fmt.Errorf("%w (%v)", err, i.cmd.ProcessState)
+		}
+		return nil, fmt.Errorf("%w%s", err, i.said())
 	}
 	return i, nil
 }

@@ -62,13 +62,24 @@ func per(a, b float64) float64 {
 var (
 	throughput = Metric{"throughput", "GiB/s", true, func(s Sample) float64 { return per(float64(s.Bytes)/gib, s.Elapsed.Seconds()) }}
 	cpuPerGiB  = Metric{"cpu", "s/GiB", false, func(s Sample) float64 { return per(s.CPU.Seconds(), float64(s.Bytes)/gib) }}
-	fairness   = Metric{"fairness", "slowest/fastest", true, func(s Sample) float64 { return per(float64(s.Slowest), float64(s.Fastest)) }}
+	fairness   = Metric{"fairness", "slowest/fastest", true, evenness}
 	rate       = Metric{"rate", "1/s", true, func(s Sample) float64 { return per(float64(s.Done), s.Elapsed.Seconds()) }}
 	cpuPerOp   = Metric{"cpu", "µs", false, func(s Sample) float64 { return per(micros(s.CPU), float64(s.Done)) }}
 	p50        = Metric{"p50", "µs", false, func(s Sample) float64 { return micros(s.P50) }}
 	p99        = Metric{"p99", "µs", false, func(s Sample) float64 { return micros(s.P99) }}
 	p999       = Metric{"p99.9", "µs", false, func(s Sample) float64 { return micros(s.P999) }}
 )
+
+// fairBytes is what a stream must have carried on average before a difference between streams means more than whose turn
+// it was at the end: 32 turns of 1 MiB.
+const fairBytes = 32 << 20
+
+func evenness(s Sample) float64 {
+	if s.Done < 2 || s.Bytes/s.Done < fairBytes {
+		return math.NaN()
+	}
+	return per(float64(s.Slowest), float64(s.Fastest))
+}
 
 // metricsOf maps a kind of measurement to its figures; the first is the one whose spread without a forwarder tells noise.
 var metricsOf = map[Kind][]Metric{

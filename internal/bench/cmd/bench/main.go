@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ func run() (code int, err error) {
 	sydTor := flag.String("syd-tor", "", "`path` of the syd-tor to measure; its columns are absent without one")
 	only := flag.String("peers", "", "measure only forwarders whose name contains one of these `words`, separated by commas")
 	setups := flag.String("setups", "", "only these `setups`, separated by commas; rest and growth count as such")
+	scenarios := flag.String("scenarios", "", "only scenarios whose name contains one of these `words`, separated by commas")
 	rounds := flag.Int("rounds", 0, "number of rounds (3; 5 with -full)")
 	budget := flag.Duration("budget", 0, "time for everything (2m40s; 23m with -full)")
 	flag.Parse()
@@ -83,6 +85,9 @@ func run() (code int, err error) {
 	chosen := func(name string) bool { return *setups == "" || containsAny(name, strings.Split(*setups, ",")) }
 	for _, s := range bench.Setups {
 		if chosen(s.Name) {
+			s.Scenarios = slices.DeleteFunc(slices.Clone(s.Scenarios), func(sc bench.Scenario) bool {
+				return *scenarios != "" && !containsAny(sc.Name, strings.Split(*scenarios, ","))
+			})
 			c.Setups = append(c.Setups, s)
 		}
 	}
