@@ -171,7 +171,7 @@ func (j *Jail) checkIdentity(p *Prisoner) error {
 		want = append(want, strconv.FormatUint(uint64(g), 10))
 	}
 	if got := strings.Fields(lines["Groups"]); !slices.Equal(got, want) {
-		return fmt.Errorf("Groups are %s", lines["Groups"])
+		return fmt.Errorf("supplementary groups are %s", lines["Groups"])
 	}
 	return nil
 }
