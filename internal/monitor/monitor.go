@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -291,6 +292,7 @@ func (m *Monitor) Wait(owner int) error {
 		awaitReadable(owner)
 		close(ownerGone)
 	}()
+	debug.FreeOSMemory() // from here on the monitor rests: what start-up took goes back
 	err := m.loop(news, ownerGone)
 	m.kill()
 	m.tell()

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"fmt"
+	"io"
 	"strings"
 
 	"syd/internal/relay"
@@ -38,17 +39,28 @@ func describe(r relay.Record) string {
 	return fmt.Sprintf("unknown record %d", r.Kind)
 }
 
-// printCounters prints one line of name=value for all relays together.
+// printCounters prints one line of name=value for all relays together, and where there are several, before it
+// one for each.
 func (m *Monitor) printCounters() {
 	var sum relay.Counters
+	var b strings.Builder
 	for _, r := range m.relays {
-		for i, n := range r.region.Shared().Snapshot() {
+		c := r.region.Shared().Snapshot()
+		for i, n := range c {
 			sum[i] += n
 		}
+		if len(m.relays) > 1 {
+			fmt.Fprintf(&b, "syd-tor: relay %d:%s\n", r.pid, format(c))
+		}
 	}
+	fmt.Fprintf(&b, "syd-tor: counters:%s\n", format(sum))
+	io.WriteString(m.log, b.String())
+}
+
+func format(c relay.Counters) string {
 	var b strings.Builder
 	for i, name := range relay.CounterNames {
-		fmt.Fprintf(&b, " %s=%d", name, sum[i])
+		fmt.Fprintf(&b, " %s=%d", name, c[i])
 	}
-	fmt.Fprintf(m.log, "syd-tor: counters:%s\n", b.String())
+	return b.String()
 }

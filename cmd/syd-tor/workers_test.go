@@ -1,0 +1,94 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"regexp"
+	"strconv"
+	"sync"
+	"testing"
+)
+
+var acceptedLine = regexp.MustCompile(`syd-tor: relay \d+: accepted=(\d+) `)
+
+// shares is how many connections each worker has accepted.
+func (f *forwarder) shares() []int {
+	f.t.Helper()
+	f.counters()
+	matches := acceptedLine.FindAllStringSubmatch(f.stderr.String(), -1)
+	workers := len(f.relays())
+	if len(matches) < workers {
+		f.t.Fatalf("%d lines of counters for %d workers\n%s", len(matches), workers, f.stderr)
+	}
+	var shares []int
+	for _, m := range matches[len(matches)-workers:] {
+		n, _ := strconv.Atoi(m[1])
+		shares = append(shares, n)
+	}
+	return shares
+}
+
+// checkShares wants each worker to have at least half of its even share.
+func checkShares(t *testing.T, shares []int) {
+	t.Helper()
+	sum := 0
+	for _, n := range shares {
+		sum += n
+	}
+	for _, n := range shares {
+		if n < sum/len(shares)/2 {
+			t.Errorf("workers accepted %v, want an even share each", shares)
+		}
+	}
+}
+
+// TestBalance spreads connections over four workers: many short ones in a row, many at once, few long ones.
+// Without care the kernel gives one exclusive waiter nearly all of them.
+func TestBalance(t *testing.T) {
+	const workers = "4"
+	for _, c := range []struct {
+		name  string
+		total int
+		width int
+		long  bool
+	}{
+		{"short in a row", 200, 1, false},
+		{"short at once", 400, 16, false},
+		{"few long", 12, 1, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			upstream, opt := families[0].listen(t)
+			go echo(upstream)
+			f := startForwarder(t, append(append(opt, strict()...), "-w", workers)...)
+			var group sync.WaitGroup
+			var held []*net.TCPConn
+			for w := range c.width {
+				group.Go(func() {
+					for i := range c.total / c.width {
+						text := fmt.Sprintf("%d of %d", i, w)
+						if c.long {
+							conn := f.dial()
+							io.WriteString(conn, text)
+							if _, err := io.ReadFull(conn, make([]byte, len(text))); err != nil {
+								t.Error(err)
+							}
+							held = append(held, conn) // width is 1
+						} else if got, err := ask(f.addr, text); got != text || err != nil {
+							t.Errorf("%q, %v, want %q", got, err, text)
+							return
+						}
+					}
+				})
+			}
+			group.Wait()
+			shares := f.shares()
+			t.Logf("shares: %v", shares)
+			checkShares(t, shares)
+			for _, conn := range held {
+				conn.Close()
+			}
+			f.settled("open", 0)
+		})
+	}
+}
