@@ -375,7 +375,7 @@ func TestTorArguments(t *testing.T) {
 			t.Fatal(err)
 		}
 		// It says what it sees, and then that it is ready.
-		const tor = "#!/bin/sh\necho \"$@\" >&2; ls /proc/$$/fd | tr '\\n' ' ' >&2; grep flags /proc/$$/fdinfo/3 >&2; printf . >&4; exec sleep 5\n"
+		const tor = "#!/bin/sh\necho \"$@\" >&2; for f in /proc/$$/fd/*; do [ -L $f ] && printf '%s ' ${f##*/} >&2; done; grep flags /proc/$$/fdinfo/3 >&2; printf . >&4; exec sleep 5\n"
 		for name, content := range map[string]string{"syd": string(binary), "syd-tor": tor} {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
 				t.Fatal(err)
