@@ -183,7 +183,7 @@ daemon off;
 pid %s/nginx.pid;
 error_log stderr;
 worker_processes auto;
-events { worker_connections 100000; }
+events { worker_connections 20480; }
 stream {
   server {
     listen %s backlog=4096;

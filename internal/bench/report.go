@@ -102,9 +102,7 @@ func (r *Results) Noise(setup, scenario string) float64 {
 
 // WriteJSON writes the raw samples, the figures made of them, and everything else.
 func (r *Results) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", " ")
-	return e.Encode(struct {
+	return json.NewEncoder(w).Encode(struct {
 		*Results
 		Figures []Figure
 	}{r, r.Figures()})

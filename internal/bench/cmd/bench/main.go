@@ -37,7 +37,7 @@ func run() (code int, err error) {
 	setups := flag.String("setups", "", "only these `setups`, separated by commas; rest and growth count as such")
 	scenarios := flag.String("scenarios", "", "only scenarios whose name contains one of these `words`, separated by commas")
 	rounds := flag.Int("rounds", 0, "number of rounds (3; 5 with -full)")
-	budget := flag.Duration("budget", 0, "time for everything (2m40s; 23m with -full)")
+	budget := flag.Duration("budget", 0, "time for everything (2m30s; 23m with -full)")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return 64, fmt.Errorf("operand %q: none is expected", flag.Arg(0))
@@ -60,7 +60,7 @@ func run() (code int, err error) {
 		}
 		fmt.Fprintf(os.Stderr, "bench: %v; measuring on the machine's own loopback device\n", err)
 	}
-	c := bench.Config{Dir: dir, Full: *full, Rounds: 3, Budget: 160 * time.Second, Inside: inside, Log: func(format string, args ...any) {
+	c := bench.Config{Dir: dir, Full: *full, Rounds: 3, Budget: 150 * time.Second, Inside: inside, Log: func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
 	}}
 	if *full {
