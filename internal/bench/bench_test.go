@@ -256,9 +256,9 @@ func TestJudge(t *testing.T) {
 func TestAbsoluteMarks(t *testing.T) {
 	r := &Results{}
 	x := RestRow{Peer: NoTrap, Watched: 61, Held: 1000, Start: one(5)}
-	x.Rest.Each = []Process{{"monitor", Memory{}}, {"relay", Memory{Private: 200 << 10}}}
+	x.Rest.Each = []Process{{"monitor", Memory{}, 0}, {"relay", Memory{Private: 200 << 10}, 0}}
 	x.Before.Each = x.Rest.Each
-	x.Idle.Descriptors, x.Idle.Each = 2000, []Process{{"monitor", Memory{}}, {"relay", Memory{Private: 200<<10 + 60<<10}}}
+	x.Idle.Descriptors, x.Idle.Each = 2000, []Process{{"monitor", Memory{}, 0}, {"relay", Memory{Private: 200<<10 + 60<<10}, 0}}
 	r.Rest = []RestRow{x}
 	for name, f := range map[string]func(*Results, string) []comparison{"idle": idleMark, "rest": restMark} {
 		if result, _ := judge(f(r, NoTrap)); result != met {

@@ -127,11 +127,13 @@ func (l *loader) echo(fd int, b byte) error {
 	}
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
 	n, err := unix.Read(fd, l.buf[:1])
-	if err == nil && n == 0 {
-		err = errEnded
-	}
-	if err != nil {
+	switch {
+	case err == unix.EAGAIN:
+		return errors.New("no echo in 5 s")
+	case err != nil:
 		return fmt.Errorf("echo: %w", err)
+	case n == 0:
+		return errEnded
 	}
 	return nil
 }

@@ -231,6 +231,9 @@ func restMark(r *Results, column string) []comparison {
 		return nil
 	}
 	wake := comparison{label: fmt.Sprintf("wake-ups in %.0f s", x.Watched), limit: 0}
+	if len(x.EachWake) == 2 {
+		wake.label += fmt.Sprintf(" (monitor %d, relay %d)", x.EachWake[0], x.EachWake[1])
+	}
 	if x.Watched >= 60 || x.Wakeups > 0 {
 		wake.value = one(float64(x.Wakeups))
 	} else {

@@ -33,8 +33,9 @@ type Holding struct {
 
 // Process is one process of a Holding.
 type Process struct {
-	Name   string
-	Memory Memory
+	Name     string
+	Memory   Memory
+	Switches uint64
 }
 
 // maxEach bounds Holding.Each: forwarders that fork per connection would fill pages with it.
@@ -66,7 +67,8 @@ func (g *Group) Look() (Holding, error) {
 		h.Processes++
 		if len(h.Each) < maxEach {
 			name, _ := p.Comm()
-			h.Each = append(h.Each, Process{name, m})
+			_, s := switches(pid)
+			h.Each = append(h.Each, Process{name, m, s})
 		}
 		targets, err := p.FileDescriptorTargets()
 		if err != nil {

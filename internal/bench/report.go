@@ -274,7 +274,7 @@ func (r *Results) aboutRest() []section {
 	var list []section
 	if len(r.Rest) > 0 {
 		fixed := &sheet{head: []string{"forwarder", "start to first served, ms", "RSS KiB", "PSS KiB", "private KiB", "descriptors", "processes/threads", "wake-ups at rest"}}
-		parts := &sheet{head: []string{"forwarder", "process", "RSS KiB", "PSS KiB", "private KiB", "shared KiB"}}
+		parts := &sheet{head: []string{"forwarder", "process", "RSS KiB", "PSS KiB", "private KiB", "shared KiB", "wake-ups"}}
 		idle := &sheet{head: []string{"forwarder", "idle connections", "PSS KiB", "private bytes/conn", "descriptors/conn", "pipes", "wake-ups", "descriptors after closing", "limit"}}
 		for _, x := range r.Rest {
 			if x.Failed != "" {
@@ -285,7 +285,11 @@ func (r *Results) aboutRest() []section {
 			fixed.add(x.Peer, interval(x.Start), kib(h.Sum.RSS), kib(h.Sum.PSS), kib(h.Sum.Private), fmt.Sprint(h.Descriptors),
 				fmt.Sprintf("%d/%d", h.Processes, h.Threads), fmt.Sprintf("%d in %.0f s", x.Wakeups, x.Watched))
 			for n, p := range h.Each {
-				parts.add(x.Peer, fmt.Sprintf("%d %s", n+1, p.Name), kib(p.Memory.RSS), kib(p.Memory.PSS), kib(p.Memory.Private), kib(p.Memory.Shared))
+				wake := "-"
+				if n < len(x.EachWake) {
+					wake = fmt.Sprint(x.EachWake[n])
+				}
+				parts.add(x.Peer, fmt.Sprintf("%d %s", n+1, p.Name), kib(p.Memory.RSS), kib(p.Memory.PSS), kib(p.Memory.Private), kib(p.Memory.Shared), wake)
 			}
 			perConn := func(after, before uint64) string {
 				return number(per(float64(after)-float64(before), float64(x.Held)))

@@ -8,11 +8,12 @@ import (
 // RestRow is what a forwarder costs without traffic.
 type RestRow struct {
 	Peer     string
-	Start    Summary // ms from execve to the first byte echoed through it, the client waiting or trying every 200 µs
-	Rest     Holding // started, one connection served and closed
-	Wakeups  uint64  // context switches at rest
-	Watched  float64 // in so many seconds
-	Asked    int     // idle connections
+	Start    Summary  // ms from execve to the first byte echoed through it, the client waiting or trying every 200 µs
+	Rest     Holding  // started, one connection served and closed
+	Wakeups  uint64   // context switches at rest
+	EachWake []uint64 // of that, by the processes of Rest.Each
+	Watched  float64  // in so many seconds
+	Asked    int      // idle connections
 	Held     int
 	Why      string  `json:",omitempty"` // fewer were held
 	Before   Holding // the fresh process that was asked
@@ -88,28 +89,25 @@ func (b *bench) rest() error {
 		}
 		return nil
 	}
-	before := make([]uint64, len(standing))
+	time.Sleep(200 * time.Millisecond) // what follows a start dies away
 	for _, i := range standing {
 		if row(i.peer.Name).Rest, err = i.group.Look(); err != nil {
-			return err
-		}
-	}
-	time.Sleep(200 * time.Millisecond) // what follows a start, and the looking itself, dies away
-	for k, i := range standing {
-		if before[k], err = i.group.Switches(); err != nil {
 			return err
 		}
 	}
 	began := time.Now()
 	time.Sleep(plan.watch)
 	watched := time.Since(began).Seconds()
-	for k, i := range standing {
-		now, err := i.group.Switches()
+	for _, i := range standing {
+		now, err := i.group.Look()
 		if err != nil {
 			return err
 		}
 		r := row(i.peer.Name)
-		r.Wakeups, r.Watched = now-before[k], watched
+		r.Wakeups, r.Watched = now.Switches-r.Rest.Switches, watched
+		for n := range min(len(now.Each), len(r.Rest.Each)) {
+			r.EachWake = append(r.EachWake, now.Each[n].Switches-r.Rest.Each[n].Switches)
+		}
 		if err := i.stop(); err != nil {
 			return err
 		}
