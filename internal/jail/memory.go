@@ -53,13 +53,18 @@ func mappings(pid string) ([]mapping, error) {
 	return all, nil
 }
 
-// image returns where the ELF file of this program lies, with its data: the program headers know, and the
-// kernel tells where they are (getauxval(3)).
-func image() (span, error) {
+// segment is a part of this program's ELF file that is mapped.
+type segment struct {
+	span
+	writable bool
+}
+
+// segments lists them by address: the program headers know, and the kernel tells where they are (getauxval(3)).
+func segments() ([]segment, error) {
 	const atPHDR, atPHENT, atPHNUM = 3, 4, 5
 	vector, err := unix.Auxv()
 	if err != nil {
-		return span{}, fmt.Errorf("auxiliary vector: %w", err)
+		return nil, fmt.Errorf("auxiliary vector: %w", err)
 	}
 	var at, size, count uintptr
 	for _, v := range vector {
@@ -72,36 +77,59 @@ func image() (span, error) {
 			count = v[1]
 		}
 	}
-	var all span
+	var all []segment
 	bias, found := uintptr(0), false
 	for i := range count {
-		typ, addr, length := programHeader(at+i*size, size)
-		switch typ {
+		h := programHeader(at+i*size, size)
+		start, end := uintptr(h.Vaddr), uintptr(h.Vaddr+h.Memsz)
+		switch elf.ProgType(h.Type) {
 		case elf.PT_PHDR:
-			bias, found = at-addr, true
+			bias, found = at-start, true
 		case elf.PT_LOAD:
-			if all.end == 0 {
-				all.start = addr
-			}
-			all.end = addr + length
+			all = append(all, segment{span{start, end}, elf.ProgFlag(h.Flags)&elf.PF_W != 0})
 		}
 	}
-	if !found || all.end == 0 {
-		return span{}, fmt.Errorf("program headers: no place for %d of them", count)
+	if !found || len(all) == 0 {
+		return nil, fmt.Errorf("program headers: no place for %d of them", count)
 	}
-	all.start = (all.start + bias) &^ (pageSize - 1)
-	all.end = (all.end + bias + pageSize - 1) &^ (pageSize - 1)
+	for i := range all {
+		all[i].start = (all[i].start + bias) &^ (pageSize - 1)
+		all[i].end = (all[i].end + bias + pageSize - 1) &^ (pageSize - 1)
+	}
 	return all, nil
 }
 
-func programHeader(at, size uintptr) (typ elf.ProgType, addr, length uintptr) {
+func programHeader(at, size uintptr) elf.Prog64 {
 	p := *(*unsafe.Pointer)(unsafe.Pointer(&at)) // memory of the loader's, which never moves
 	if size == unsafe.Sizeof(elf.Prog64{}) {
-		h := (*elf.Prog64)(p)
-		return elf.ProgType(h.Type), uintptr(h.Vaddr), uintptr(h.Memsz)
+		return *(*elf.Prog64)(p)
 	}
 	h := (*elf.Prog32)(p)
-	return elf.ProgType(h.Type), uintptr(h.Vaddr), uintptr(h.Memsz)
+	return elf.Prog64{Type: h.Type, Flags: h.Flags, Vaddr: uint64(h.Vaddr), Memsz: uint64(h.Memsz)}
+}
+
+// image returns where the ELF file of this program lies, with its data.
+func image() (span, error) {
+	all, err := segments()
+	if err != nil {
+		return span{}, err
+	}
+	return span{all[0].start, all[len(all)-1].end}, nil
+}
+
+// Rest lets go of the pages of code and constants that are mapped in this process. Start-up needed most of them
+// once, a process that waits needs few: those come back from the page cache when they are touched. Nothing is
+// lost, so a failure is of no account.
+func Rest() {
+	all, err := segments()
+	if err != nil {
+		return
+	}
+	for _, s := range all {
+		if !s.writable {
+			unix.RawSyscall(unix.SYS_MADVISE, s.start, s.end-s.start, unix.MADV_DONTNEED)
+		}
+	}
 }
 
 // kept lists what the relay needs, by address: the ELF image, the relay's memory, the vault and the arena.

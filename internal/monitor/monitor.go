@@ -292,7 +292,9 @@ func (m *Monitor) Wait(owner int) error {
 		awaitReadable(owner)
 		close(ownerGone)
 	}()
-	debug.FreeOSMemory() // from here on the monitor rests: what start-up took goes back
+	// From here on the monitor rests: what start-up took goes back.
+	debug.FreeOSMemory()
+	jail.Rest()
 	err := m.loop(news, ownerGone)
 	m.kill()
 	m.tell()
