@@ -59,7 +59,7 @@ Receives a listening socket and forwards each of its connections to one external
   -u, --ext-unix path     external UNIX stream socket, "@name" for an abstract one; wins over -o
   -w, --workers n         relays that share the listener: 1 to 64, or "auto" for one per CPU (default 1)
       --check[=json]      print which confinement steps hold on this kernel; status 0 if all do
-      --without step,...  leave confinement steps off, by the names that --check prints
+      --without step,...  leave confinement steps off, by the names that --check prints, or all
       --stats             print the counters at exit; SIGUSR1 prints them at any time
       --version           print the version
 

@@ -56,10 +56,14 @@ type Jail struct {
 type place struct{ dir, name string }
 
 // New decides which steps apply. It fails if without names what is no step, or one that cannot be left off. If
-// all is true, every step is left off that can be.
+// all is true, or without says "all", every step is left off that can be.
 func New(u config.Upstream, without []string, all bool) (*Jail, error) {
+	all = all || slices.Contains(without, "all")
 	j := &Jail{upstream: u, off: all}
 	for _, name := range without {
+		if name == "all" {
+			continue
+		}
 		id := slices.IndexFunc(Steps[:], func(s Step) bool { return s.Name == name })
 		switch {
 		case id < 0:

@@ -88,7 +88,7 @@ func (o Outcome) reason() string {
 // Notes are lines for the user where not every step holds: one for each way in which steps can be missing.
 func (j *Jail) Notes() []string {
 	if j.off {
-		return []string{"debug mode: running without confinement"}
+		return []string{"running without confinement"}
 	}
 	lines := []struct {
 		status Status

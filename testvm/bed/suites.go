@@ -30,6 +30,7 @@ var Suites = []Suite{
 		Name: "check", Package: "./testvm/inside", Run: "^TestCheck$", Users: []int{0, guest.User}, Bin: []string{"syd-tor"},
 		Timeout: time.Minute, Smoke: true,
 	},
+	{Name: "jail", Package: "./internal/jail", Users: []int{0}, Timeout: 5 * time.Minute, Smoke: true},
 	{
 		Name: "main", Package: "./testvm/inside", Run: "^(TestMainJob|TestSandbox)$", Users: []int{0, guest.User},
 		Bin: []string{"syd", "syd-tor", "demo"}, Timeout: 3 * time.Minute, Smoke: true,
@@ -54,6 +55,7 @@ var Inapplicable = []Rule{
 	{Suite: "config", Variant: "?*", Reason: sameWithout},
 	{Suite: "decide", Variant: "?*", Reason: sameWithout},
 	{Suite: "relay", Variant: "?*", Reason: sameWithout},
+	{Suite: "jail", Variant: "?*", Reason: "holds a kernel against its version; check and main hold the variants"},
 	{Suite: "check", Variant: "noseccomp", Reason: "syd-tor refuses to run, which main demands"},
 }
 
