@@ -6,7 +6,9 @@ package bed
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -100,20 +102,21 @@ func (b *Bed) one(ctx context.Context, g Guest, suites []Suite) ([]Cell, error) 
 		b.Log("%v: unavailable: %v", g, err)
 		return cells, ctx.Err()
 	}
-	busybox, err := kernel.Busybox(ctx, b.Cache, Debian[g.Arch])
-	if err != nil {
-		return nil, err
-	}
 	init, err := b.Builder.Program(ctx, g.Arch, "./testvm/init")
 	if err != nil {
 		return nil, err
 	}
 	spec := guest.Spec{
-		Kernel: img, Arch: g.Arch, Init: init, Files: map[string]string{"bin/busybox": busybox},
+		Kernel: img, Arch: g.Arch, Init: init, Files: map[string]string{},
 		Cmdline: g.Variant.Cmdline, Sysctl: g.Variant.Sysctl,
 		Console: filepath.Join(b.Logs, g.String()+".console"),
 		Events:  filepath.Join(b.Logs, g.String()+".events"),
 		Timeout: b.Boot,
+	}
+	for _, t := range tools {
+		if spec.Files["bin/"+t.as], err = kernel.Tool(ctx, b.Cache, Debian[g.Arch], t.pkg, t.name); err != nil {
+			return nil, err
+		}
 	}
 	deny, err := numbers(g.Arch, g.Variant.Deny)
 	if err != nil {
@@ -138,7 +141,10 @@ func (b *Bed) one(ctx context.Context, g Guest, suites []Suite) ([]Cell, error) 
 		if expected[s.Name], err = Expected(bin, pkg, s.Run); err != nil {
 			return nil, err
 		}
-		spec.Files["tests/"+s.Name] = bin
+		spec.Files[s.dir()+"/test"] = bin
+		if err := b.testdata(spec.Files, s); err != nil {
+			return nil, err
+		}
 		for _, name := range s.Bin {
 			if spec.Files["bin/"+name], err = b.Builder.Program(ctx, g.Arch, "./cmd/"+name); err != nil {
 				return nil, err
@@ -181,6 +187,33 @@ func (b *Bed) one(ctx context.Context, g Guest, suites []Suite) ([]Cell, error) 
 	return cells, nil
 }
 
+// tools are what tests expect of any system and the guests would lack.
+var tools = []struct{ pkg, name, as string }{
+	{"busybox-static", "busybox", "busybox"},
+	{"bash-static", "bash-static", "bash"},
+}
+
+// dir is the suite's folder in the guest. It stands for the package's: the working directory of its tests.
+func (s *Suite) dir() string { return "tests/" + s.Name }
+
+// testdata adds the files that go test would let the tests see beside them.
+func (b *Bed) testdata(files map[string]string, s *Suite) error {
+	root := filepath.Join(b.Builder.Root, s.Package)
+	return filepath.WalkDir(filepath.Join(root, "testdata"), func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case d.Type().IsRegular():
+			rel, err := filepath.Rel(root, p)
+			files[s.dir()+"/"+rel] = p
+			return err
+		}
+		return nil
+	})
+}
+
 // proof compares what the guest says of itself with what it was meant to be; emulators and caches have lied before.
 func (g Guest) proof(boot event.Event) string {
 	switch {
@@ -217,9 +250,10 @@ func suite(suites []Suite, name string) *Suite {
 func (s *Suite) program(c *Cell, deny []int) event.Program {
 	p := event.Program{
 		Name: c.program(),
-		Argv: []string{"/tests/" + s.Name, "-test.v=test2json", "-test.paniconexit0"},
+		Dir:  "/" + s.dir(),
+		Argv: []string{"./test", "-test.v=test2json", "-test.paniconexit0"},
 		Env: append([]string{
-			"TESTVM_KERNEL=" + c.Kernel, "TESTVM_VARIANT=" + c.Variant, "TESTVM_USER=" + c.User,
+			"SYD_BIN=/bin", "TESTVM_KERNEL=" + c.Kernel, "TESTVM_VARIANT=" + c.Variant, "TESTVM_USER=" + c.User,
 		}, s.Env...),
 		Timeout: s.Timeout, Deny: deny,
 	}

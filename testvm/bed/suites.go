@@ -35,6 +35,14 @@ var Suites = []Suite{
 		Name: "main", Package: "./testvm/inside", Run: "^(TestMainJob|TestSandbox)$", Users: []int{0, guest.User},
 		Bin: []string{"syd", "syd-tor", "demo"}, Timeout: 3 * time.Minute, Smoke: true,
 	},
+	{Name: "launch", Package: "./internal/launch", Users: []int{guest.User}, Timeout: time.Minute},
+	{Name: "command", Package: "./internal/command", Users: []int{guest.User}, Timeout: time.Minute},
+	{
+		// The others need curl, a terminal's shell or dash(1), which guests lack.
+		Name: "syd", Package: "./cmd/syd", Run: "^(TestScript|TestIdentity|TestPrivileges|TestNoWayBack|TestSignals|TestBadTor|TestFirstConnection)$",
+		Users: []int{0, guest.User}, Bin: []string{"syd", "syd-tor"},
+		Timeout: 5 * time.Minute,
+	},
 	{Name: "relay", Package: "./cmd/syd-tor", Short: true, Users: []int{guest.User}, Timeout: 10 * time.Minute},
 }
 
@@ -45,6 +53,7 @@ type Rule struct {
 	Suite, Test  string
 	Arch, Kernel string
 	Variant      string
+	User         string
 	Reason       string
 }
 
@@ -56,6 +65,9 @@ var Inapplicable = []Rule{
 	{Suite: "decide", Variant: "?*", Reason: sameWithout},
 	{Suite: "relay", Variant: "?*", Reason: sameWithout},
 	{Suite: "jail", Variant: "?*", Reason: "holds a kernel against its version; check and main hold the variants"},
+	{Suite: "launch", Variant: "?*", Reason: sameWithout},
+	{Suite: "command", Variant: "?*", Reason: sameWithout},
+	{Suite: "syd", Variant: "?*", Reason: "main is the suite that knows of variants"},
 	{Suite: "check", Variant: "noseccomp", Reason: "syd-tor refuses to run, which main demands"},
 }
 
@@ -64,11 +76,11 @@ const sameWithout = "does not touch what the variant takes away"
 // MaySkip lists the only tests that may skip, and where. Any other skip is red.
 var MaySkip = []Rule{
 	{Suite: "main", Test: "TestSandbox", Variant: "noseccomp", Reason: "syd refuses to start anything, which TestMainJob demands"},
-	{Suite: "main", Test: "TestSandbox", Variant: "nouserns", Reason: "syd refuses to start anything, which TestMainJob demands"},
+	{Suite: "main", Test: "TestSandbox", Variant: "nouserns", User: "user", Reason: "syd refuses to start anything, which TestMainJob demands"},
 }
 
 func (r Rule) matches(c *Cell, test string) bool {
-	return glob(r.Suite, c.Suite) && glob(r.Arch, c.Arch) && glob(r.Kernel, c.Kernel) && glob(r.Variant, c.Variant) &&
+	return glob(r.Suite, c.Suite) && glob(r.Arch, c.Arch) && glob(r.Kernel, c.Kernel) && glob(r.Variant, c.Variant) && glob(r.User, c.User) &&
 		glob(r.Test, test)
 }
 

@@ -28,6 +28,7 @@ type Plan struct {
 // Program is one run of one test binary.
 type Program struct {
 	Name    string // unique in the plan
+	Dir     string // working directory
 	Argv    []string
 	Env     []string
 	UID     int // also the GID

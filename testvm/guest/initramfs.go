@@ -28,7 +28,9 @@ var texts = map[string]string{
 
 // applets are the names under which busybox(1) is found; /etc/passwd gives nobody a shell, tests call sh by name.
 var applets = []string{
-	"sh", "cat", "echo", "env", "false", "head", "id", "kill", "ls", "mkdir", "nc", "ps", "rm", "sleep", "test", "true", "wget",
+	"cat", "chmod", "cp", "cut", "echo", "env", "false", "grep", "head", "id", "kill", "ln", "ls", "mkdir", "mv", "nc", "ps",
+	"pwd", "readlink", "rm", "rmdir", "sed", "seq", "setpriv", "setsid", "sh", "sleep", "sort", "stty", "tail", "test", "timeout", "touch",
+	"tr", "true", "tty", "uname", "unshare", "wc", "wget",
 }
 
 // writeInitramfs writes an uncompressed newc archive: unpacking would cost more under emulation than it saves. Device

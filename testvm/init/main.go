@@ -211,7 +211,7 @@ func runOne(p *event.Program, out *event.Writer) error {
 		return err
 	}
 	cmd := exec.Command(p.Argv[0], p.Argv[1:]...)
-	cmd.Dir = home
+	cmd.Dir = p.Dir
 	cmd.Env = append([]string{"PATH=/bin", "HOME=" + home, "TMPDIR=/tmp", "LANG=C"}, p.Env...)
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.SysProcAttr = &syscall.SysProcAttr{

@@ -57,12 +57,12 @@ func isKernel(name string) bool {
 	return strings.HasPrefix(base, "vmlinuz") || strings.HasPrefix(base, "vmlinux")
 }
 
-// Busybox returns a static busybox(1) for Debian's architecture arch: the guests' shell.
-func Busybox(ctx context.Context, cache, arch string) (string, error) {
+// Tool returns one program of a package that Debian links statically, for Debian's architecture arch.
+func Tool(ctx context.Context, cache, arch, pkg, name string) (string, error) {
 	path, _, err := file{
-		suite: "bookworm", arch: arch, pkg: "busybox-static",
+		suite: "bookworm", arch: arch, pkg: pkg,
 		check:   func(string) error { return nil },
-		is:      func(name string) bool { return path.Base(name) == "busybox" },
+		is:      func(p string) bool { return path.Base(p) == name },
 		convert: func(b []byte) []byte { return b },
 	}.fetch(ctx, cache)
 	return path, err
