@@ -30,7 +30,7 @@ var Suites = []Suite{
 		Name: "check", Package: "./testvm/inside", Run: "^TestCheck$", Users: []int{0, guest.User}, Bin: []string{"syd-tor"},
 		Timeout: time.Minute, Smoke: true,
 	},
-	{Name: "jail", Package: "./internal/jail", Users: []int{0}, Timeout: 5 * time.Minute, Smoke: true},
+	{Name: "jail", Package: "./internal/jail", Users: []int{0}, Timeout: 6 * time.Minute, Smoke: true},
 	{
 		Name: "main", Package: "./testvm/inside", Run: "^(TestMainJob|TestSandbox)$", Users: []int{0, guest.User},
 		Bin: []string{"syd", "syd-tor", "demo"}, Timeout: 3 * time.Minute, Smoke: true,
@@ -46,9 +46,8 @@ var Suites = []Suite{
 	{Name: "relay", Package: "./cmd/syd-tor", Short: true, Users: []int{guest.User}, Timeout: 10 * time.Minute},
 }
 
-// Rule says where a suite, or one test of it, does not apply, and why. Empty patterns match everything; others are
-// those of path.Match, but for Test, in which * also matches a slash. A rule must be provable: the kernel or the
-// architecture cannot have it. "It fails" is no reason.
+// Rule says where a suite, or one test of it, does not apply, and why. Empty patterns match everything, others as in
+// path.Match. A rule must be provable: the kernel or the architecture cannot have it. "It fails" is no reason.
 type Rule struct {
 	Suite, Test  string
 	Arch, Kernel string
