@@ -1,6 +1,7 @@
 package jail
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -193,9 +194,13 @@ func TestImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	found := 0
 	for _, m := range all {
-		if strings.HasSuffix(m.name, ".test") {
+		if m.name == exe {
 			found++
 			if m.start < elf.start || m.end > elf.end {
 				t.Errorf("%#x-%#x %s is not in %#x-%#x", m.start, m.end, m.name, elf.start, elf.end)
