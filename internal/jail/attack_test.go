@@ -78,6 +78,7 @@ type order struct {
 	Monitor bool     // the attack is the monitor's
 	Check   bool     // nothing is attacked: report the steps
 	Bare    bool     // there are no user namespaces to be had
+	Orphan  bool     // the monitor dies before the attack
 	Weak    bool     // root may not change identities
 	Unix    bool     // the external address is a socket with a path
 }
@@ -217,8 +218,10 @@ type target struct {
 	stack    uintptr // above the victim's stack
 	elsePort int
 	elsePath string
-	private  string // a file that root alone may open
-	other    []byte // sockaddr of a server that the relay must not reach
+	abstract []byte  // sockaddr of a server with an abstract name
+	segment  uintptr // key of a segment of System V shared memory
+	private  string  // a file that root alone may open
+	other    []byte  // sockaddr of a server that the relay must not reach
 	page     int
 	arena    []byte
 	used     int
@@ -301,7 +304,14 @@ func carryOut(o *order) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	var undo []func()
+	leave := func() {
+		for _, f := range undo {
+			f()
+		}
+	}
+	defer leave()
+	undo = append(undo, func() { os.RemoveAll(dir) })
 	os.Chmod(dir, 0o755)
 	other := dir + ".other"
 	if o.Unix {
@@ -311,7 +321,7 @@ func carryOut(o *order) (*outcome, error) {
 		if elsewhere, err = listenUnix(other); err != nil {
 			return nil, err
 		}
-		defer os.Remove(other)
+		undo = append(undo, func() { os.Remove(other) })
 		if upstream, err = config.ParseUnix(dir + "/socket"); err != nil {
 			return nil, err
 		}
@@ -349,7 +359,18 @@ func carryOut(o *order) (*outcome, error) {
 	if err := os.WriteFile(t.private, secret, 0o600); err != nil {
 		return nil, err
 	}
-	defer os.Remove(t.private)
+	undo = append(undo, func() { os.Remove(t.private) })
+	name := fmt.Sprintf("jail-test-%d", os.Getpid())
+	if _, err := listenUnix("@" + name); err != nil {
+		return nil, err
+	}
+	t.abstract = append([]byte{unix.AF_UNIX, 0, 0}, name...)
+	t.segment = uintptr(os.Getpid())
+	segment, err := unix.SysvShmGet(int(t.segment), t.page, unix.IPC_CREAT|unix.IPC_EXCL|0o600)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() { unix.SysvShmCtl(segment, unix.IPC_RMID, nil) })
 
 	region, socket, theirs, err := newRegion(upstream, v)
 	if err != nil {
@@ -403,6 +424,11 @@ func carryOut(o *order) (*outcome, error) {
 		if wanted && !monitors && row.Status != jail.Holds && row.Status != jail.Unneeded {
 			result.Missing = append(result.Missing, row.Name)
 		}
+	}
+	if o.Orphan {
+		fmt.Println(p.PID)
+		leave()
+		unix.Kill(os.Getpid(), unix.SIGKILL)
 	}
 	atomic.StoreUint32(&common.begin, 1)
 	var status unix.WaitStatus
@@ -483,8 +509,10 @@ func listenUnix(path string) (int, error) {
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		return 0, err
 	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		return 0, err
+	if path[0] != '@' {
+		if err := os.Chmod(path, 0o666); err != nil {
+			return 0, err
+		}
 	}
 	return fd, unix.Listen(fd, 16)
 }

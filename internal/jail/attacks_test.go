@@ -135,6 +135,13 @@ var attacks = []assault{
 			t.sys(unix.SYS_CONNECT, ref(s), t.put(t.other), uintptr(len(t.other)))
 		}},
 
+	{name: "connect/abstract", unix: true, control: success,
+		alone: map[string]end{"workdir,netns": refused(unix.ECONNREFUSED), "landlock-scope": refused(unix.EPERM)},
+		play: func(t *target) {
+			s := t.legit(unix.SYS_SOCKET, unix.AF_UNIX, streamType, 0)
+			t.sys(unix.SYS_CONNECT, ref(s), t.put(t.abstract), uintptr(len(t.abstract)))
+		}},
+
 	// The page with the address, rewritten first.
 	{name: "vault/store", control: fault, all: fault, alone: map[string]end{"seccomp": fault},
 		play: func(t *target) { overwritePort(t, t.sealed()) }},
@@ -251,6 +258,22 @@ var attacks = []assault{
 			t.sys(unix.SYS_MOUNT, none, t.text("/"), 0, unix.MS_REC|unix.MS_PRIVATE, 0)
 			t.sys(unix.SYS_MOUNT, none, t.text("/proc"), t.text("tmpfs"), 0, 0)
 		}},
+	{name: "file-size", control: success, alone: map[string]end{"rlimits": refused(unix.EFBIG)},
+		play: func(t *target) {
+			fd := t.sys(unix.SYS_OPENAT, atCWD, t.text(t.private), unix.O_WRONLY)
+			t.sys(unix.SYS_WRITE, ref(fd), t.put([]byte{1}), 1)
+		}},
+	{name: "hostname", control: success, alone: map[string]end{"userns": refused(unix.EPERM), "capabilities": refused(unix.EPERM)},
+		play: func(t *target) { // the one that it has
+			var u unix.Utsname
+			if err := unix.Uname(&u); err != nil {
+				panic(err)
+			}
+			name := unix.ByteSliceToString(u.Nodename[:])
+			t.sys(unix.SYS_SETHOSTNAME, t.text(name), uintptr(len(name)))
+		}},
+	{name: "shared-memory", control: success, alone: map[string]end{"ipcns": refused(unix.ENOENT), "userns,identity,capabilities": refused(unix.EACCES)},
+		play: func(t *target) { t.sys(unix.SYS_SHMGET, t.segment, 0, 0o600) }},
 	{name: "memfd", control: success, play: func(t *target) { t.sys(unix.SYS_MEMFD_CREATE, t.text("x"), 0) }},
 
 	// The listener, other sockets, descriptors.

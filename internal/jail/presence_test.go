@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -244,6 +245,57 @@ func TestRequiredStepEndsTheProgram(t *testing.T) {
 		}
 		t.Log(c.Error)
 	}
+}
+
+// TestDeathOfTheMonitor kills a monitor whose relay runs in circles: it hears of nothing and must die all the same.
+func TestDeathOfTheMonitor(t *testing.T) {
+	needConfinement(t)
+	for _, tt := range []struct {
+		name string
+		o    order
+		dies bool
+	}{
+		{"none", order{Orphan: true}, false},
+		{"parent-death", order{Orphan: true, Layers: []string{"parent-death"}}, true},
+		{"all", order{Orphan: true, All: true}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.o.Attack = "everyday/wait"
+			text, err := json.Marshal(tt.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = append(os.Environ(), victimEnv+"="+string(text))
+			out, err := cmd.Output()
+			if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != unix.SIGKILL {
+				t.Fatalf("%v: %s", err, out)
+			}
+			var pid int
+			fmt.Sscan(string(out), &pid)
+			if pid <= 1 {
+				t.Fatalf("no victim: %s", out)
+			}
+			alive := true
+			for until := time.Now().Add(500 * time.Millisecond); alive && time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+				alive = running(pid)
+			}
+			unix.Kill(pid, unix.SIGKILL)
+			if alive == tt.dies {
+				t.Errorf("alive: %v", alive)
+			}
+		})
+	}
+}
+
+// running tells whether a process is there and not a zombie, which whoever inherits it may leave.
+func running(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	return rest != "" && rest[0] != 'Z' && rest[0] != 'X'
 }
 
 // attackMonitor does to the monitor's own confinement what a victim does to a relay's.
