@@ -33,7 +33,8 @@ type backend struct {
 	zero  []byte
 }
 
-// serve runs the backend on the given addresses until the process ends. It writes one line to ready once all listen.
+// serve runs the backend on the given addresses until standard input ends, as it does when its starter is gone. It
+// writes one line to ready once all listen.
 func serve(addrs []string, ready io.Writer) error {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -51,12 +52,18 @@ func serve(addrs []string, ready io.Writer) error {
 			return fmt.Errorf("epoll_ctl: %w", err)
 		}
 	}
+	if err := epollCtl(ep, unix.EPOLL_CTL_ADD, 0, unix.EPOLLIN); err != nil {
+		return fmt.Errorf("epoll_ctl: %w", err)
+	}
 	fmt.Fprintln(ready, "ready")
 	events := make([]unix.EpollEvent, 256)
 	for {
 		n := epollWait(ep, events, -1)
 		for _, ev := range events[:n] {
 			fd := int(ev.Fd)
+			if fd == 0 {
+				return nil // nobody writes there: it is the end
+			}
 			if listeners[fd] {
 				b.welcome(fd)
 				continue

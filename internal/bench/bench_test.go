@@ -376,6 +376,9 @@ func TestNear(t *testing.T) {
 // TestSmoke runs the harness with direct connections and the naive reference in a few hundred milliseconds: everything is
 // measured, figures are plausible, and nothing is left behind.
 func TestSmoke(t *testing.T) {
+	if os.Getenv("SYD_TEST_EMULATED") != "" {
+		t.Skip("under user emulation, what runs is the emulator")
+	}
 	dir, err := os.MkdirTemp("", "syd-bench-test-") // t.TempDir is closed to the forwarder's user
 	if err != nil {
 		t.Fatal(err)
@@ -449,6 +452,32 @@ func TestSmoke(t *testing.T) {
 	}
 	if left, _ := filepath.Glob("/sys/fs/cgroup/*/" + filepath.Base(dir) + "-*"); len(left) > 0 {
 		t.Errorf("control groups left: %v", left)
+	}
+}
+
+// TestEnds: both ends of the traffic end with whoever started them.
+func TestEnds(t *testing.T) {
+	backend, err := startBackend(nil, nil, filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := startEnd(roleLoad, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, e := range map[string]*end{"backend": backend, "load": l} {
+		e.in.Close()
+		done := make(chan error, 1)
+		go func() { done <- e.cmd.Wait() }()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s outlives its starter", name)
+			_ = e.cmd.Process.Kill()
+		}
 	}
 }
 
