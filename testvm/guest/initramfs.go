@@ -26,10 +26,10 @@ var texts = map[string]string{
 	"etc/nsswitch.conf": "hosts: files\n",
 }
 
-// applets are the names under which busybox(1) is found. Its shell is not among them: of 30 times that a signal came
-// between "echo" and "exec", busybox sh lost it 12 times, and tests of signals do just that.
+// applets are the names under which busybox(1) is found. Its shell is not among them: it runs applets of its own instead
+// of what PATH says.
 var applets = []string{
-	"cat", "chmod", "cp", "cut", "echo", "env", "false", "grep", "head", "id", "kill", "ln", "ls", "mkdir", "mv", "nc", "ps",
+	"cat", "chmod", "cp", "cut", "echo", "env", "false", "grep", "head", "id", "ip", "kill", "ln", "ls", "mkdir", "mv", "nc", "ps",
 	"pwd", "readlink", "rm", "rmdir", "sed", "seq", "setpriv", "setsid", "sleep", "sort", "stty", "tail", "test", "timeout", "touch",
 	"tr", "true", "tty", "uname", "unshare", "wc", "wget",
 }
