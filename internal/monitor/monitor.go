@@ -62,9 +62,6 @@ type end struct {
 //
 // Requires: the main goroutine.
 func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault, log io.Writer) (*Monitor, error) {
-	if !arch.Forkable() {
-		return nil, exit.Errorf(exit.Software, "this binary links the C library: build it with CGO_ENABLED=0")
-	}
 	if err := inherit(listener); err != nil {
 		return nil, err
 	}
@@ -72,7 +69,7 @@ func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault, 
 	// From the first accept on the owner may ask for the counters.
 	signal.Notify(m.signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1)
 	signal.Ignore(unix.SIGPIPE)
-	if err := m.confine(listener, owner, v, runRelay); err != nil {
+	if err := m.confine(listener, owner, v); err != nil {
 		m.kill()
 		return nil, err
 	}
@@ -109,11 +106,14 @@ func Check(c *config.Config, j *jail.Jail, v *vault.Vault) error {
 	}
 	m := &Monitor{config: c, jail: j, ends: make(chan end, c.Workers)}
 	defer m.kill()
-	return m.confine(listener, owner, v, runRelay)
+	return m.confine(listener, owner, v)
 }
 
-// confine forks the relays, each to run entry, and carries out every confinement step. It closes listener.
-func (m *Monitor) confine(listener, owner int, v *vault.Vault, entry func()) error {
+// confine forks the relays and carries out every confinement step. It closes listener.
+func (m *Monitor) confine(listener, owner int, v *vault.Vault) error {
+	if !arch.Forkable() {
+		return exit.Errorf(exit.Software, "this binary links the C library: build it with CGO_ENABLED=0")
+	}
 	limit, err := raiseDescriptorLimit()
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (m *Monitor) confine(listener, owner int, v *vault.Vault, entry func()) err
 		return err
 	}
 	for range m.config.Workers {
-		if err := m.fork(listener, owner, limit, v, entry); err != nil {
+		if err := m.fork(listener, owner, limit, v); err != nil {
 			return err
 		}
 	}
@@ -152,7 +152,7 @@ func runRelay() {
 	w.Run()
 }
 
-func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault, entry func()) error {
+func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault) error {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return exit.Errorf(exit.OS, "epoll_create1: %w", err)
@@ -178,7 +178,7 @@ func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault, entry func())
 	jailed, err := m.jail.Fork(jail.Relay{
 		Stack: region.Stack(), Maps: region.Maps(), Results: (*jail.Results)(&region.Shared().Steps),
 		Filter: region.FilterValues(), Descriptors: region.Limit(), Socket: pair[1],
-	}, entry)
+	}, runRelay)
 	if err != nil {
 		return err
 	}
