@@ -88,14 +88,13 @@ func startSSH(t *testing.T) string {
 			t.Fatalf("ssh-keygen: %s", r.stderr)
 		}
 	}
-	pam := "no"
 	if os.Getuid() == 0 {
-		pam = "yes" // without it sshd refuses an account whose password is locked, as root's often is
 		privilegeSeparation(t)
 	}
 	server := freeAddr(t, "127.0.0.1")
+	// Without PAM sshd refuses an account whose password is locked, as root's often is.
 	config := fmt.Sprintf("ListenAddress %s\nHostKey %s/host\nAuthorizedKeysFile %s/login.pub\n"+
-		"PidFile none\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nUsePAM %s\n", server, dir, dir, pam)
+		"PidFile none\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nUsePAM yes\n", server, dir, dir)
 	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
