@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,6 +58,24 @@ func startRelay(t *testing.T, options ...string) relay {
 		t.Fatal("sendmsg:", err)
 	}
 	return relay{p, owner, l.Addr().String()}
+}
+
+// serves waits until syd-tor has taken a connection and, with nothing upstream, ended it. Until then it may still be
+// confining itself.
+func (r relay) serves(t *testing.T) {
+	t.Helper()
+	c, err := net.Dial("tcp", r.addr)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return // ended before Dial looked
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("syd-tor does not serve; it said:\n%s", r.out.String())
+	}
 }
 
 // inModes runs test for syd-tor without confinement and confined.

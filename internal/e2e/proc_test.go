@@ -53,14 +53,13 @@ func descendants(t *testing.T, pid int) []kin {
 	return all
 }
 
-// family waits until the process has children, and returns its descendants.
+// family returns the process's descendants, of which there must be some.
 func (p *process) family(t *testing.T) []kin {
 	t.Helper()
-	var all []kin
-	eventually(t, p.Path+" has a child", func() bool {
-		all = descendants(t, p.Process.Pid)
-		return len(all) > 0
-	})
+	all := descendants(t, p.Process.Pid)
+	if len(all) == 0 {
+		t.Fatalf("%s has no children", p.Path)
+	}
 	return all
 }
 

@@ -149,7 +149,8 @@ func TestRelayRefused(t *testing.T) {
 // syd-tor ends with its owner, with status 0, and nothing of it stays.
 func TestRelayEndsWithOwner(t *testing.T) {
 	inModes(t, func(t *testing.T, options ...string) {
-		r := startRelay(t, options...)
+		r := startRelay(t, append(options, "-o", freeAddr(t, "127.0.0.1"))...)
+		r.serves(t)
 		family := r.family(t)
 		r.owner.Process.Kill()
 		if got := r.ended(t); got != 0 {
@@ -168,7 +169,8 @@ func TestRelayEndsWithOwner(t *testing.T) {
 // A killed monitor takes the relay with it: it must not go on unwatched.
 func TestRelayDiesWithMonitor(t *testing.T) {
 	inModes(t, func(t *testing.T, options ...string) {
-		r := startRelay(t, options...)
+		r := startRelay(t, append(options, "-o", freeAddr(t, "127.0.0.1"))...)
+		r.serves(t)
 		family := r.family(t)
 		r.Process.Kill()
 		for _, p := range family {
@@ -180,7 +182,8 @@ func TestRelayDiesWithMonitor(t *testing.T) {
 // A relay that dies of a signal is reported, by name, with a status of its own.
 func TestRelayKilled(t *testing.T) {
 	inModes(t, func(t *testing.T, options ...string) {
-		r := startRelay(t, options...)
+		r := startRelay(t, append(options, "-o", freeAddr(t, "127.0.0.1"))...)
+		r.serves(t)
 		for _, p := range r.family(t) {
 			if err := unix.PidfdSendSignal(p.pidfd, syscall.SIGKILL, nil, 0); err != nil {
 				t.Fatal("pidfd_send_signal:", err)
