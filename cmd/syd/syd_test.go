@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -29,6 +30,13 @@ var bin string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	// What nohup(1) or a CI ignores, the programs under test would ignore too; a caught signal is reset by exec.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP)
+	go func() {
+		<-caught
+		os.Exit(2)
+	}()
 	if bin = os.Getenv("SYD_BIN"); bin != "" {
 		return m.Run()
 	}
