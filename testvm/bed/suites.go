@@ -30,7 +30,7 @@ var Suites = []Suite{
 		Name: "check", Package: "./testvm/inside", Run: "^TestCheck$", Users: []int{0, guest.User}, Bin: []string{"syd-tor"},
 		Timeout: time.Minute, Smoke: true,
 	},
-	{Name: "jail", Package: "./internal/jail", Users: []int{0}, Timeout: 6 * time.Minute, Smoke: true},
+	{Name: "jail", Package: "./internal/jail", Users: []int{0}, Timeout: 20 * time.Minute, Smoke: true},
 	{
 		Name: "main", Package: "./testvm/inside", Run: "^(TestMainJob|TestSandbox)$", Users: []int{0, guest.User},
 		Bin: []string{"syd", "syd-tor", "demo"}, Timeout: 3 * time.Minute, Smoke: true,
