@@ -34,6 +34,8 @@ var edges = []edge{
 	{"cmd/syd", "internal/version", "-V"},
 	{"internal/launch", "internal/command", "the commands of -m and -P"},
 	{"internal/launch", "github.com/spf13/pflag", "options, short and long"},
+	{"internal/launch", "github.com/landlock-lsm/go-landlock/landlock/syscall", "keeps the program from tracing processes outside"},
+	{"internal/launch", "golang.org/x/net/bpf", "assembles the program's filter"},
 
 	{"cmd/demo", "internal/socks", "the upstream"},
 	{"internal/socks", "github.com/armon/go-socks5", "a SOCKS5 server"},

@@ -27,7 +27,12 @@ import (
 // SYD_BIN if it is set, which is for machines without Go.
 var bin string
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+func TestMain(m *testing.M) {
+	if names := os.Getenv(attackEnv); names != "" {
+		os.Exit(attack(names))
+	}
+	os.Exit(testMain(m))
+}
 
 func testMain(m *testing.M) int {
 	// What nohup(1) or a CI ignores, the programs under test would ignore too; a caught signal is reset by exec.

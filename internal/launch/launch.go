@@ -5,8 +5,8 @@
 // whatever ends early leaves the program with less network, never with more; and that the program otherwise
 // runs as it would without syd: same user, terminal, process group, resource limits, signal mask and exit status.
 //
-// It does not confine anything but the network: files, other processes of the same user that can be reached by a UNIX
-// socket with a path, and signals are what they were.
+// It does not confine anything but the network, and what leads around it: files, other processes of the same user
+// that can be reached by a UNIX socket with a path, and signals are what they were.
 //
 // Processes, in the order in which they start:
 //
@@ -17,7 +17,9 @@ package launch
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -52,6 +54,8 @@ type launcher struct {
 
 // launchSteps is what happens before the program runs, in this order.
 var launchSteps = []step[*launcher]{
+	{"standard descriptors", "the program keeps them, so they must not be a way out",
+		exit.Usage, func(*launcher) error { return checkStandard() }},
 	{"signals", "from here on a signal unwinds what was started",
 		exit.OS, func(l *launcher) (err error) { l.caught, err = catch(); return err }},
 	{"proxy/ext/host", "a name is looked up once: the address that syd-tor gets is final",
@@ -72,6 +76,8 @@ var launchSteps = []step[*launcher]{
 		exit.NoProxy, (*launcher).startTor},
 	{"syd-tor", "it has taken the listener and is still alive",
 		exit.NoProxy, (*launcher).awaitTor},
+	{"dumpable", "the program must not trace syd, which is outside; not earlier: who maps identities must be dumpable",
+		exit.OS, func(*launcher) error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
 	{"program", "released; the stage becomes the program or says why not",
 		exit.CannotExec, (*launcher).release},
 }
@@ -179,7 +185,10 @@ func (l *launcher) makeChannels() error {
 }
 
 func (l *launcher) startStage() (err error) {
-	if l.stage.outside, err = networkNamespace(); err != nil {
+	if l.stage.outside, err = namespaceName("net"); err != nil {
+		return err
+	}
+	if l.stage.owner, err = namespaceName("user"); err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without
 		return err
 	}
 	ways, err := waysIn()

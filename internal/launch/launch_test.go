@@ -150,12 +150,12 @@ func TestFindProgram(t *testing.T) {
 
 // TestStageArguments: the stage gets back what syd tells it.
 func TestStageArguments(t *testing.T) {
-	s := stage{outside: "net:[1]", listen: netip.MustParseAddrPort("[::1]:9050"), path: "/bin/x", argv: []string{"x", "", "\xff"}}
+	s := stage{outside: "net:[1]", owner: "user:[2]", listen: netip.MustParseAddrPort("[::1]:9050"), path: "/bin/x", argv: []string{"x", "", "\xff"}}
 	got, err := parseStage(s.args())
-	if err != nil || got.outside != s.outside || got.listen != s.listen || got.path != s.path || !slices.Equal(got.argv, s.argv) {
+	if err != nil || got.outside != s.outside || got.owner != s.owner || got.listen != s.listen || got.path != s.path || !slices.Equal(got.argv, s.argv) {
 		t.Errorf("got %+v, %v, want %+v", got, err, s)
 	}
-	for n := range 5 {
+	for n := range 6 {
 		if _, err := parseStage(s.args()[:n]); err == nil {
 			t.Errorf("%d arguments are enough", n)
 		}

@@ -123,8 +123,10 @@ syd runs a program in a network of its own, from which syd-tor(1) is the only wa
 const helpTail = `
 The program sees no network device but loopback. It keeps its user, its files, its terminal and UNIX sockets that
 have a path. With the proxy on it has no capabilities and can gain none (no_new_privs); without, it is run as it is.
-No descriptor but 0, 1 and 2 reaches it. Signals are passed on to it; INT, QUIT, TSTP, TTIN, TTOU and WINCH only while
-syd is not in the foreground of a terminal, which sends them to both.
+No descriptor but 0, 1 and 2 reaches it, and none of these may be a network socket. It cannot trace processes outside,
+type into the terminal by TIOCSTI, or use io_uring(7) and AF_VSOCK.
+Signals are passed on to it; INT, QUIT, TSTP, TTIN, TTOU and WINCH only while syd is not in the foreground of a
+terminal, which sends them to both.
 If syd-tor ends early the program goes on without any network.
 `
 

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -26,6 +27,7 @@ const (
 // stage is what the stage knows.
 type stage struct {
 	outside string         // name of the network namespace that it must not be in
+	owner   string         // name of syd's user namespace
 	listen  netip.AddrPort // where the program finds the proxy
 	path    string         // the program's file
 	argv    []string       // its arguments, with its name
@@ -35,18 +37,18 @@ type stage struct {
 }
 
 func (s *stage) args() []string {
-	return append([]string{stageName, s.outside, s.listen.String(), s.path}, s.argv...)
+	return append([]string{stageName, s.outside, s.owner, s.listen.String(), s.path}, s.argv...)
 }
 
 func parseStage(args []string) (*stage, error) {
-	if len(args) < 5 {
+	if len(args) < 6 {
 		return nil, errors.New("not for use by hand")
 	}
-	listen, err := netip.ParseAddrPort(args[2])
+	listen, err := netip.ParseAddrPort(args[3])
 	if err != nil {
 		return nil, err
 	}
-	return &stage{outside: args[1], listen: listen, path: args[3], argv: args[4:], env: os.Environ()}, nil
+	return &stage{outside: args[1], owner: args[2], listen: listen, path: args[4], argv: args[5:], env: os.Environ()}, nil
 }
 
 // step is one row of a table of steps: its name is the start of the error that it returns.
@@ -75,6 +77,10 @@ var stageSteps = []step[*stage]{
 		exit.OS, func(*stage) error { return dropCapabilities() }},
 	{"no_new_privs", "set-user-ID programs gain nothing; no capability is needed for it",
 		exit.OS, func(*stage) error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
+	{"domain", "Landlock needs no_new_privs; best effort",
+		exit.OS, (*stage).separate},
+	{"filter", "seccomp needs no_new_privs, and what comes before needs what it denies",
+		exit.Unavailable, func(*stage) error { return filterCalls() }},
 	{"program", "execve(2); the descriptor that would tell of an error closes by it",
 		exit.CannotExec, (*stage).exec},
 }
@@ -139,11 +145,11 @@ func report(err error) {
 	unix.Write(stageControl, append([]byte{saysError, byte(exit.Of(err))}, text...))
 }
 
-// networkNamespace names the network namespace of the calling process.
-func networkNamespace() (string, error) { return os.Readlink("/proc/self/ns/net") }
+// namespaceName names the calling process's namespace of a kind, as in /proc/PID/ns.
+func namespaceName(kind string) (string, error) { return os.Readlink("/proc/self/ns/" + kind) }
 
 func (s *stage) verifyNetwork() error {
-	inside, err := networkNamespace()
+	inside, err := namespaceName("net")
 	if err == nil && inside == s.outside {
 		err = errors.New("the kernel made none")
 	}
@@ -248,6 +254,19 @@ func closeDescriptors(*stage) error {
 		}
 	}
 	return err
+}
+
+// separate says so where neither it nor a user namespace stands between the program and other processes.
+func (s *stage) separate() error {
+	err := enterDomain()
+	if err == nil || !slices.Contains(noScopes, err) {
+		return err
+	}
+	if inside, err := namespaceName("user"); err != nil || inside == s.owner {
+		Say("neither a user namespace nor Landlock scopes (Linux 6.12) here: %s may trace processes of its user's that "+
+			"have no capabilities either", s.argv[0])
+	}
+	return nil
 }
 
 // exec becomes the program. As execvp(3) does, it takes a file that the kernel does not know for a shell script.
