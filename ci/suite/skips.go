@@ -29,7 +29,6 @@ var allowed = []skip{
 	{"internal/launch", `TestDomain`, emulated, "user emulation has no Landlock", "on amd64 and 386"},
 	{"cmd/syd-tor", `TestCallsPer(Message|Connection)`, emulated, "user emulation has no ptrace(2)", "on amd64 and 386"},
 	{"cmd/demo", `TestDemo`, emulated, "user emulation refuses CLONE_NEWUSER", "on amd64 and 386"},
-	{"cmd/syd-tor", `TestCallsPer(Message|Connection)`, emulated, "user emulation has no ptrace", "on amd64 and 386"},
 	{"internal/bench", `TestSmoke`, emulated, "under user emulation it would measure the emulator", "on amd64 and 386"},
 	{"internal/jail", `Test(Attacks|Presence|WithoutUserNamespaces|RequiredStepEndsTheProgram|DeathOfTheMonitor|MonitorAttacks)`, emulated,
 		"user emulation has none of what confines", "amd64 and 386 natively, arm64 and arm in the test bed's guests"},
