@@ -82,7 +82,8 @@ func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault, 
 		}
 	}
 	for _, r := range m.relays {
-		if _, err := unix.Write(r.socket, []byte{0}); err != nil {
+		// Why a relay is gone already, Wait will tell.
+		if _, err := unix.Write(r.socket, []byte{0}); err != nil && err != unix.EPIPE {
 			m.kill()
 			return nil, exit.Errorf(exit.OS, "handshake with the relay: %w", err)
 		}
