@@ -120,6 +120,7 @@ const (
 	counter             // the functions of package victim
 	counterP
 	int80
+	gateTime
 	thread
 	fork // a system call after which a child must not go on
 )
@@ -197,6 +198,8 @@ func (s *script) make(m *move) uintptr {
 		return victim.CounterP()
 	case int80:
 		return victim.Int80(m.args[0])
+	case gateTime:
+		return victim.GateTime()
 	case thread:
 		return victim.Thread(m.args[0], m.args[1])
 	}
@@ -229,7 +232,7 @@ type target struct {
 	first    int
 }
 
-type relayValues struct{ addr, addrLen, linger, events uintptr }
+type relayValues struct{ addr, addrLen, linger, event, events, ends uintptr }
 
 // put copies b, or size zero bytes, into memory that the victim keeps.
 func (t *target) put(b []byte) uintptr {
@@ -379,7 +382,7 @@ func carryOut(o *order) (*outcome, error) {
 	worker = region.Worker()
 	t.stack = region.Stack()
 	f := region.FilterValues()
-	t.filter = relayValues{uintptr(f.AddrPtr), uintptr(f.AddrLen), uintptr(f.LingerPtr), uintptr(f.EventsPtr)}
+	t.filter = relayValues{uintptr(f.AddrPtr), uintptr(f.AddrLen), uintptr(f.LingerPtr), uintptr(f.EventPtr), uintptr(f.EventsPtr), uintptr(f.PipePtr)}
 
 	t.script = &script{shared: common}
 	a.play(t)

@@ -16,5 +16,8 @@ func CounterP() uintptr
 // Int80 enters the kernel as a 32-bit program does and makes system call nr without arguments.
 func Int80(nr uintptr) uintptr
 
+// GateTime asks for the time through the page at a fixed address that x86-64 keeps for old programs, where it has one.
+func GateTime() uintptr
+
 // Thread is clone(2) with flags and stack; the new thread ends at once.
 func Thread(flags, stack uintptr) uintptr

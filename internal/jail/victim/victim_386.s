@@ -23,6 +23,12 @@ TEXT ·Int80(SB),NOSPLIT,$0-8
 	MOVL	AX, ret+4(FP)
 	RET
 
+// func GateTime() uintptr
+TEXT ·GateTime(SB),NOSPLIT,$0-4
+	MOVL	$-1, AX
+	MOVL	AX, ret+0(FP)
+	RET
+
 // func Thread(flags, stack uintptr) uintptr
 TEXT ·Thread(SB),NOSPLIT,$0-12
 	MOVL	flags+0(FP), BX

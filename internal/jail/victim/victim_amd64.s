@@ -28,6 +28,17 @@ TEXT ·Int80(SB),NOSPLIT,$0-16
 	MOVQ	AX, ret+8(FP)
 	RET
 
+// vsyscall(7)'s time(2): include/uapi/asm/vsyscall.h.
+#define VSYSCALL_time 0xffffffffff600400
+
+// func GateTime() uintptr
+TEXT ·GateTime(SB),NOSPLIT,$0-8
+	XORL	DI, DI
+	MOVQ	$VSYSCALL_time, AX
+	CALL	AX
+	MOVQ	AX, ret+0(FP)
+	RET
+
 // func Thread(flags, stack uintptr) uintptr
 TEXT ·Thread(SB),NOSPLIT,$0-24
 	MOVQ	flags+0(FP), DI

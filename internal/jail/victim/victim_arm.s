@@ -21,6 +21,12 @@ TEXT ·Int80(SB),NOSPLIT,$0-8
 	MOVW	R0, ret+4(FP)
 	RET
 
+// func GateTime() uintptr
+TEXT ·GateTime(SB),NOSPLIT,$0-4
+	MOVW	$-1, R0
+	MOVW	R0, ret+0(FP)
+	RET
+
 // func Thread(flags, stack uintptr) uintptr
 TEXT ·Thread(SB),NOSPLIT,$0-12
 	MOVW	flags+0(FP), R0

@@ -22,6 +22,12 @@ TEXT ·Int80(SB),NOSPLIT,$0-16
 	MOVD	R0, ret+8(FP)
 	RET
 
+// func GateTime() uintptr
+TEXT ·GateTime(SB),NOSPLIT,$0-8
+	MOVD	$-1, R0
+	MOVD	R0, ret+0(FP)
+	RET
+
 // func Thread(flags, stack uintptr) uintptr
 TEXT ·Thread(SB),NOSPLIT,$0-24
 	MOVD	flags+0(FP), R0
