@@ -24,7 +24,7 @@ var allowed = []skip{
 	{"cmd/syd", `TestScript/proxy|Test(Identity|Privileges|NoWayBack|Signals|KilledSyd|KilledTor|BadTor|TorArguments|FirstConnection|NamespaceRefused|Interrupt|Stop|ProcessesOutside|WithoutUserNamespace|SydHidden|SocketsWithoutNamespace|TerminalInput|StandardSocket)`,
 		emulated, "user emulation refuses CLONE_NEWUSER", "on amd64 and 386"},
 	{"cmd/syd", `TestSocketcall`, []string{"386", "arm64", "arm"}, "a 64-bit syd on x86", "on amd64"},
-	{"cmd/syd", `TestSocketsWithoutNamespace/(vsock|vsock-by-library|io_uring)/\w+`, nil, "a kernel without AF_VSOCK, or with io_uring turned off",
+	{"cmd/syd", `TestSocketsWithoutNamespace/(vsock|vsock-by-library|io_uring|request_key)/\w+`, nil, "a kernel without AF_VSOCK or keys, or with io_uring turned off",
 		"on kernels that have them; the filter itself is held against its table everywhere"},
 	{"internal/launch", `TestDomain`, emulated, "user emulation has no Landlock", "on amd64 and 386"},
 	{"cmd/syd-tor", `TestCallsPer(Message|Connection)`, emulated, "user emulation has no ptrace(2)", "on amd64 and 386"},

@@ -17,6 +17,8 @@ import (
 //     its host. So only those that do know them are left, and the kernel's answer to a family that it does not have
 //     is given for all others.
 //   - io_uring(7) makes sockets without a filter being asked.
+//   - request_key(2) with an argument for whom it may concern has the kernel start request-key(8) outside, as root. Where
+//     keyutils is installed that looks up any name in the DNS (key.dns_resolver(8)).
 //   - socketcall(2), which only x86's 32-bit programs have, makes sockets with arguments in memory, where no filter
 //     sees them. The 64-bit syd refuses it a new socket; the 32-bit one cannot, its programs have no other way.
 
@@ -32,6 +34,7 @@ type convention struct {
 	audit      uint32 // AUDIT_ARCH_*, linux/audit.h
 	ioctl      []uint32
 	socket     uint32
+	requestKey uint32
 	socketcall uint32 // 0: there is none
 }
 
@@ -41,10 +44,10 @@ const x32Bit = 0x40000000
 // conventions lists them all for every build: each processor has one or two, the rest is never met.
 // Numbers are from asm/unistd_*.h; 514 is x32's ioctl.
 var conventions = []convention{
-	{audit: unix.AUDIT_ARCH_X86_64, ioctl: []uint32{16, 514}, socket: 41},
-	{audit: unix.AUDIT_ARCH_I386, ioctl: []uint32{54}, socket: 359, socketcall: 102},
-	{audit: unix.AUDIT_ARCH_AARCH64, ioctl: []uint32{29}, socket: 198},
-	{audit: unix.AUDIT_ARCH_ARM, ioctl: []uint32{54}, socket: 281},
+	{audit: unix.AUDIT_ARCH_X86_64, ioctl: []uint32{16, 514}, socket: 41, requestKey: 249},
+	{audit: unix.AUDIT_ARCH_I386, ioctl: []uint32{54}, socket: 359, requestKey: 287, socketcall: 102},
+	{audit: unix.AUDIT_ARCH_AARCH64, ioctl: []uint32{29}, socket: 198, requestKey: 218},
+	{audit: unix.AUDIT_ARCH_ARM, ioctl: []uint32{54}, socket: 281, requestKey: 310},
 }
 
 const (
@@ -76,6 +79,20 @@ func argument(nr uint32, arg int, values []uint32, listed, other uint32) []bpf.I
 	return append(code, bpf.RetConstant{Val: other}, bpf.RetConstant{Val: listed})
 }
 
+// absent lets call nr go on only if all of argument arg is 0.
+func absent(nr uint32, arg int, other uint32) []bpf.Instruction {
+	at := uint32(dataArgs + argSize*arg)
+	return []bpf.Instruction{
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: nr, SkipFalse: 6},
+		bpf.LoadAbsolute{Off: at, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipFalse: 3},
+		bpf.LoadAbsolute{Off: at + argSize/2, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipFalse: 1},
+		bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW},
+		bpf.RetConstant{Val: other},
+	}
+}
+
 // filterProgram is the filter; wide says that it is a 64-bit syd's.
 func filterProgram(wide bool) []bpf.Instruction {
 	const allow = unix.SECCOMP_RET_ALLOW
@@ -92,6 +109,7 @@ func filterProgram(wide bool) []bpf.Instruction {
 		if c.socketcall != 0 && wide {
 			block = append(block, argument(c.socketcall, 0, []uint32{socketcallMakes}, refuse(unix.EAFNOSUPPORT), allow)...)
 		}
+		block = append(block, absent(c.requestKey, 2, refuse(unix.EACCES))...)
 		block = append(block,
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: ioUringSetup, SkipFalse: 1},
 			bpf.RetConstant{Val: refuse(unix.ENOSYS)},

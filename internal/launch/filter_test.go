@@ -44,6 +44,8 @@ func TestFilter(t *testing.T) {
 		{"io_uring_setup", 425, x64}, {"io_uring_setup", 425 | x32Bit, x64},
 		{"io_uring_setup", 425, x86}, {"io_uring_setup", 425, a64}, {"io_uring_setup", 425, a32},
 		{"socketcall", 102, x86},
+		{"request_key", 249, x64}, {"request_key", 249 | x32Bit, x64}, {"request_key", 287, x86}, {"request_key", 218, a64},
+		{"request_key", 310, a32},
 	}
 	// Each case is refused with errno, or allowed with 0. Upper halves are no part of an int.
 	const high = 0xabcd_0000_0000
@@ -63,6 +65,9 @@ func TestFilter(t *testing.T) {
 			{[6]uint64{1 << 31}, unix.EAFNOSUPPORT, unix.EAFNOSUPPORT},
 		},
 		"io_uring_setup": {{[6]uint64{}, unix.ENOSYS, unix.ENOSYS}, {[6]uint64{8, 9}, unix.ENOSYS, unix.ENOSYS}},
+		"request_key": {
+			{[6]uint64{1, 1, 0, 1}, 0, 0}, {[6]uint64{1, 1, 0x1000}, unix.EACCES, unix.EACCES}, {[6]uint64{1, 1, 1 << 32}, unix.EACCES, unix.EACCES},
+		},
 		"socketcall": { // socket, bind, socketpair
 			{[6]uint64{1}, unix.EAFNOSUPPORT, 0}, {[6]uint64{2}, 0, 0}, {[6]uint64{8}, 0, 0},
 		},
@@ -115,8 +120,8 @@ func TestConventions(t *testing.T) {
 	if i < 0 {
 		t.Fatalf("no convention of %s: every call of the program would fail", runtime.GOARCH)
 	}
-	got := fmt.Sprint(conventions[i].ioctl[0], conventions[i].socket, ioUringSetup)
-	if want := fmt.Sprint(unix.SYS_IOCTL, unix.SYS_SOCKET, unix.SYS_IO_URING_SETUP); got != want {
-		t.Errorf("ioctl, socket, io_uring_setup: got %s, want %s", got, want)
+	got := fmt.Sprint(conventions[i].ioctl[0], conventions[i].socket, conventions[i].requestKey, ioUringSetup)
+	if want := fmt.Sprint(unix.SYS_IOCTL, unix.SYS_SOCKET, unix.SYS_REQUEST_KEY, unix.SYS_IO_URING_SETUP); got != want {
+		t.Errorf("ioctl, socket, request_key, io_uring_setup: got %s, want %s", got, want)
 	}
 }

@@ -25,5 +25,5 @@ func enterDomain() error {
 	return errors.Join(ll.LandlockRestrictSelf(fd, 0), unix.Close(fd))
 }
 
-// noScopes are the errors of a kernel that has no Landlock scopes, or where they are turned off.
-var noScopes = []error{unix.ENOSYS, unix.EOPNOTSUPP, unix.E2BIG, unix.EINVAL}
+// noScopes are the errors of a kernel that has no Landlock scopes, or where they are turned off; EPERM is a container's.
+var noScopes = []error{unix.ENOSYS, unix.EOPNOTSUPP, unix.E2BIG, unix.EINVAL, unix.EPERM}
