@@ -1,3 +1,5 @@
+//go:build !fakekernel
+
 package arch
 
 import "golang.org/x/sys/unix"

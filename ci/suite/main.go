@@ -35,8 +35,18 @@ func main() {
 	}
 }
 
-// pumped are the packages that run again without the pump in assembly.
-var pumped = []string{"./arch/...", "./internal/relay/...", guestPackage}
+// variant is a build of some packages other than the usual, with which their tests run once more.
+type variant struct {
+	name, tags string
+	packages   []string
+	nativeOnly bool
+}
+
+var variants = []variant{
+	{"with the generic pump", "purego", []string{"./arch/...", "./internal/relay/...", guestPackage}, false},
+	// It answers alike on every architecture, and an emulated one takes ten times as long.
+	{"on the fake kernel", "fakekernel", []string{"./internal/relay/...", guestPackage}, true},
+}
 
 // suite runs the packages on each architecture in turn and reports whether all is well.
 func suite(ctx context.Context, arches, packages []string) bool {
@@ -58,13 +68,18 @@ func suite(ctx context.Context, arches, packages []string) bool {
 	total.compare()
 	if all {
 		// Fewer packages than before, so these results are no part of the comparison.
-		for _, arch := range arches {
-			fmt.Println("with the generic pump:")
-			run, err := test(ctx, arch, append([]string{"-tags=purego"}, pumped...))
-			if err != nil {
-				run.broken("%v", err)
+		for _, v := range variants {
+			for _, arch := range arches {
+				if v.nativeOnly && !native(arch) {
+					continue
+				}
+				fmt.Printf("%s:\n", v.name)
+				run, err := test(ctx, arch, append([]string{"-tags=" + v.tags}, v.packages...))
+				if err != nil {
+					run.broken("%v", err)
+				}
+				total.add(run)
 			}
-			total.add(run)
 		}
 	}
 	return total.print(os.Stdout, allowed)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -48,6 +49,11 @@ func allArches() []string {
 // native reports whether this machine runs the target's programs itself.
 func (t target) native() bool {
 	return t.goarch == runtime.GOARCH || t.goarch == "386" && runtime.GOARCH == "amd64"
+}
+
+// native reports the same for the architecture of that name.
+func native(goarch string) bool {
+	return slices.ContainsFunc(targets, func(t target) bool { return t.goarch == goarch && t.native() })
 }
 
 // proof is what the guest's test prints if it runs where it should.

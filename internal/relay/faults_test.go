@@ -1,0 +1,181 @@
+//go:build fakekernel
+
+package relay
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// settled goes on until nothing can happen any more and checks what is left: no client waits while a relay has
+// room, no connection is open, no descriptor or pipe is missing, and the owner's exit ends each relay.
+func (k *world) settled() error {
+	if err := k.run(func() bool { return false }); err != nil {
+		return err
+	}
+	for _, p := range k.processes {
+		// Far ends still hold connections and pipes.
+		if len(k.backlog) > 0 && !p.exited && (!p.paused || p.makeRoom()) {
+			return fmt.Errorf("clients wait and a relay has room: %s", k.state())
+		}
+	}
+	k.released = true
+	if err := k.run(func() bool { return false }); err != nil {
+		return err
+	}
+	if len(k.backlog) > 0 {
+		return fmt.Errorf("clients wait for ever: %s", k.state())
+	}
+	for _, p := range k.processes {
+		if p.exited {
+			continue
+		}
+		c := &p.counters
+		open := 0
+		for _, f := range p.fds {
+			if f != nil {
+				open++
+			}
+		}
+		spare := 0
+		if p.spare != none {
+			spare = 1
+		}
+		switch {
+		case c[Open] != 0:
+			return fmt.Errorf("stuck: %s", k.state())
+		case c[Accepted] != c[Finished]+c[Refused]+c[Reset]:
+			return fmt.Errorf("accepted %d, finished %d, refused %d, reset %d", c[Accepted], c[Finished], c[Refused], c[Reset])
+		case c[Pipes] != c[PipesIdle]:
+			return fmt.Errorf("%d pipes, %d idle", c[Pipes], c[PipesIdle])
+		case open != firstFD+spare+2*int(c[Pipes]) || int(p.left) != p.limit-open:
+			return fmt.Errorf("%d descriptors open, %d left of %d: %s", open, p.left, p.limit, k.state())
+		}
+		p.ownerEnd = true
+		k.watch(p, p.fds[OwnerFD])
+	}
+	if err := k.run(func() bool { return false }); err != nil {
+		return err
+	}
+	for _, p := range k.processes {
+		if !p.exited || Stage(p.shared.Stage) != OwnerGone && Stage(p.shared.Stage) != Faulted {
+			return fmt.Errorf("at the owner's exit: exited %v, stage %d", p.exited, p.shared.Stage)
+		}
+	}
+	return nil
+}
+
+func (k *world) close() {
+	for _, p := range k.processes {
+		p.stop()
+		p.region.Close()
+	}
+}
+
+// script returns a maker of sockets whose far ends do anything.
+func (k *world) script(trouble, stalls float64) {
+	sizes := []int{0, 1, 20, 300, 5000, 300_000, 3 << 20}
+	numbers := [2]int{}
+	k.make = func(up bool) *socket {
+		s := &socket{up: up, resetAt: -1, urgentAt: -1, state: connected, proof: k.processes[0].clientProof}
+		s.name = fmt.Sprintf("client%d", numbers[0])
+		if up {
+			s.name, s.state, s.proof = fmt.Sprintf("up%d", numbers[1]), fresh, k.processes[0].upstreamProof
+			s.late = k.chance(.2)
+			s.refuses = k.chance(trouble)
+			numbers[1]++
+		} else {
+			s.stays = k.chance([]float64{.2, .8}[k.IntN(2)])
+			numbers[0]++
+		}
+		s.stalls = k.chance(stalls)
+		s.total = k.IntN(sizes[k.IntN(len(sizes))] + 1)
+		s.room = 1 + k.IntN(sizes[1+k.IntN(len(sizes)-1)])
+		switch {
+		case k.chance(trouble):
+			s.resetAt = k.IntN(s.total + 1)
+		case k.chance(trouble / 3):
+			s.urgentAt = k.IntN(s.total + 1)
+		}
+		return s
+	}
+}
+
+// randomWorld draws all there is to draw.
+func randomWorld(t testing.TB, r *rand.Rand) *world {
+	limit := 60
+	external := tcp
+	if r.IntN(2) == 0 {
+		external = local
+	}
+	k := newWorld(t, r, 1, limit, external)
+	k.clients = 1 + r.IntN(30)
+	k.rate = []float64{0, .01, .05, .3}[r.IntN(4)]
+	k.chaos = r.IntN(4000)
+	k.script([]float64{0, .1, .3}[r.IntN(3)], 0)
+	return k
+}
+
+// TestFakeKernel runs fixed seeds.
+func TestFakeKernel(t *testing.T) {
+	worlds := uint64(3000)
+	if testing.Short() {
+		worlds = 300
+	}
+	for seed := range worlds {
+		k := randomWorld(t, rand.New(rand.NewPCG(seed, 0)))
+		if err := k.settled(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		k.close()
+	}
+}
+
+// FuzzFakeKernel runs any.
+func FuzzFakeKernel(f *testing.F) {
+	f.Fuzz(func(t *testing.T, seed, more uint64) {
+		k := randomWorld(t, rand.New(rand.NewPCG(seed, more)))
+		if err := k.settled(); err != nil {
+			t.Fatal(err)
+		}
+		k.close()
+	})
+}
+
+// TestEachCallFails runs one world again and again, and lets each of its calls fail in turn, with each errno that
+// the call may have.
+func TestEachCallFails(t *testing.T) {
+	run := func(failAt int, with unix.Errno) (*world, error) {
+		r := rand.New(rand.NewPCG(1, 2))
+		k := newWorld(t, r, 1, 60, tcp)
+		k.clients, k.failAt, k.with = 6, failAt, with
+		k.script(.1, 0)
+		err := k.settled()
+		k.close()
+		return k, err
+	}
+	k, err := run(-1, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls, failed := k.calls, 0
+	errnos := []unix.Errno{unix.EINTR, unix.EAGAIN, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS, unix.ENOSPC, unix.EPERM,
+		unix.EIO, unix.ECONNABORTED, unix.ECONNREFUSED, unix.EADDRNOTAVAIL, unix.EBUSY, unix.ENOPROTOOPT}
+	for at := range calls {
+		for _, e := range errnos {
+			k, err := run(at, e)
+			if err != nil {
+				t.Fatalf("call %d with %v: %v", at, e, err)
+			}
+			if k.failed {
+				failed++
+			}
+		}
+	}
+	if failed < calls {
+		t.Errorf("%d faults in %d calls", failed, calls)
+	}
+}
