@@ -106,7 +106,7 @@ func (k *world) script(trouble, stalls float64) {
 
 // randomWorld draws all there is to draw.
 func randomWorld(t testing.TB, r *rand.Rand) *world {
-	limit := 60
+	limit := []int{16, 17, 18, 20, 24, 31, 60}[r.IntN(7)]
 	external := tcp
 	if r.IntN(2) == 0 {
 		external = local

@@ -232,6 +232,9 @@ func (w *Worker) socketEvent(fd int32, conn, events uint32) {
 		w.reset(fd, int(unix.ECONNRESET))
 		return
 	}
+	if f&failed != 0 {
+		w.release(p) // nobody will take what waits for fd, and its last bytes may need the pipe
+	}
 	if events&unix.EPOLLOUT != 0 && f&failed == 0 {
 		p.flags &^= blocked
 		if p.flags&ended != 0 && p.held == 0 {
