@@ -693,7 +693,7 @@ func (k *world) EpollWait(ep int32, events, count uintptr, timeout int32) int {
 		e := f.event
 		e.Events = mask
 		batch = append(batch, e)
-		if chaos && k.chance(.02) && f.other == "" {
+		if chaos && k.chance(.02) && f.other != "monitor" {
 			batch = append(batch, e)
 		}
 	}

@@ -348,6 +348,13 @@ func (w *Worker) carryOut(a action, fd, peer int32) {
 //
 //go:nosplit
 func (w *Worker) accept() {
+	if w.paused {
+		return // a late event
+	}
+	if !w.makeRoom() { // pipes took the place
+		w.pause(false)
+		return
+	}
 	if w.spare == none {
 		r := arch.Socket(w.domain, policy.SocketType, w.proto)
 		if r < 0 {
@@ -513,10 +520,13 @@ func (w *Worker) closeBoth(fd int32, kind Kind, errno int) {
 //
 //go:nosplit
 func (w *Worker) makeRoom() bool {
+	if w.left+2*int32(w.counters[Pipes]) < w.reserve+2 {
+		return false
+	}
 	for w.left < 2 && w.idle != none {
 		w.dropPipe(w.takeIdle())
 	}
-	return w.left >= 2 && w.left+2*int32(w.counters[Pipes]) >= w.reserve+2
+	return w.left >= 2
 }
 
 // pause takes the listener out of the epoll set; clients wait in the backlog. Where the shortage is not the
