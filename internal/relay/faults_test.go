@@ -111,7 +111,7 @@ func randomWorld(t testing.TB, r *rand.Rand) *world {
 	if r.IntN(2) == 0 {
 		external = local
 	}
-	k := newWorld(t, r, 1, limit, external)
+	k := newWorld(t, r, 1+r.IntN(3), limit, external)
 	k.clients = 1 + r.IntN(30)
 	k.rate = []float64{0, .01, .05, .3}[r.IntN(4)]
 	k.chaos = r.IntN(4000)
@@ -150,7 +150,7 @@ func FuzzFakeKernel(f *testing.F) {
 func TestEachCallFails(t *testing.T) {
 	run := func(failAt int, with unix.Errno) (*world, error) {
 		r := rand.New(rand.NewPCG(1, 2))
-		k := newWorld(t, r, 1, 60, tcp)
+		k := newWorld(t, r, 2, 20, tcp)
 		k.clients, k.failAt, k.with = 6, failAt, with
 		k.script(.1, 0)
 		err := k.settled()

@@ -390,7 +390,7 @@ func (w *Worker) accept() {
 	switch {
 	case !w.makeRoom():
 		w.pause(false)
-	case w.exclusive:
+	case w.exclusive && !w.paused:
 		// The kernel wakes the first exclusive waiter: go to the end of the queue.
 		w.control(unix.EPOLL_CTL_DEL, ListenFD, 0, ListenFD)
 		w.paused = true
