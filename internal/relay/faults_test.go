@@ -115,13 +115,14 @@ func randomWorld(t testing.TB, r *rand.Rand) *world {
 	k.clients = 1 + r.IntN(30)
 	k.rate = []float64{0, .01, .05, .3}[r.IntN(4)]
 	k.chaos = r.IntN(4000)
-	k.script([]float64{0, .1, .3}[r.IntN(3)], 0)
+	k.slow = k.chance(.3)
+	k.script([]float64{0, .1, .3}[r.IntN(3)], []float64{0, .1, .8}[r.IntN(3)])
 	return k
 }
 
 // TestFakeKernel runs fixed seeds.
 func TestFakeKernel(t *testing.T) {
-	worlds := uint64(3000)
+	worlds := uint64(10000)
 	if testing.Short() {
 		worlds = 300
 	}

@@ -539,6 +539,12 @@ func (w *Worker) pause(notOurs bool) {
 		w.control(unix.EPOLL_CTL_DEL, ListenFD, 0, 0)
 		w.paused = true
 		w.counters[Pauses]++
+		if w.exclusive {
+			// The wake-up may have been for a client that is still waiting, and only this relay got it. Shutdown for
+			// writing changes nothing of a listening socket but wakes all who wait (net/ipv4/af_inet.c inet_shutdown,
+			// net/unix/af_unix.c unix_shutdown, Linux 6.18).
+			arch.Shutdown(ListenFD)
+		}
 	}
 }
 
