@@ -180,3 +180,28 @@ func TestEachCallFails(t *testing.T) {
 		t.Errorf("%d faults in %d calls", failed, calls)
 	}
 }
+
+// TestBulkAndRetry has a transfer that never lets the relay sleep, and a connect that finds the backlog full once:
+// it is tried again while the transfer goes on.
+func TestBulkAndRetry(t *testing.T) {
+	k := newWorld(t, rand.New(rand.NewPCG(1, 1)), 1, 60, tcp)
+	defer k.close()
+	k.clients = 2
+	k.make = func(up bool) *socket {
+		s := &socket{up: up, resetAt: -1, urgentAt: -1, state: connected, proof: true, room: 1 << 30}
+		switch {
+		case up:
+			s.state, s.busy = fresh, min(len(k.sockets)/2, 1)
+		case len(k.sockets) == 0:
+			s.total = 1 << 30
+		}
+		return s
+	}
+	if err := k.run(func() bool { return len(k.sockets) == 4 && k.sockets[2].gone && k.sockets[3].gone }); err != nil {
+		t.Fatal(err)
+	}
+	bulk := k.sockets[0]
+	if k.processes[0].counters[Retries] != 1 || bulk.read == bulk.total {
+		t.Errorf("%d retries, and %d of %d bytes were transferred by then", k.processes[0].counters[Retries], bulk.read, bulk.total)
+	}
+}

@@ -104,7 +104,7 @@ func (w *Worker) Run() {
 	arch.Shutdown(MonitorFD) // tells the monitor to look at the page
 	for {
 		w.publish()
-		timeout := w.timeout()
+		pending, timeout := w.pending(), w.timeout()
 		n := arch.EpollWait(EpollFD, uintptr(unsafe.Pointer(&w.events)), policy.EventsMax, timeout)
 		w.counters[Wakeups]++
 		if n < 0 && -n != int(unix.EINTR) {
@@ -113,8 +113,8 @@ func (w *Worker) Run() {
 		for i := 0; i < n && i < policy.EventsMax; i++ {
 			w.dispatch(&w.events[i])
 		}
-		if timeout > 0 {
-			w.tick(n == 0)
+		if pending {
+			w.tick(timeout > 0 && n == 0)
 		}
 		w.turn()
 		if !w.short {
@@ -131,11 +131,16 @@ func (w *Worker) timeout() int32 {
 	switch {
 	case w.ready.head != none && !w.starving:
 		return 0
-	case w.short || w.starving || w.retry.head != none:
+	case w.pending():
 		return policy.RetryMillis
 	}
 	return -1
 }
+
+// pending tells whether something waits that no event announces.
+//
+//go:nosplit
+func (w *Worker) pending() bool { return w.short || w.starving || w.retry.head != none }
 
 // tick tries again what no event announces: after policy.RetryMillis all of it, on a busy relay some of it now and then,
 // so that neither an idle relay nor a busy one leaves it waiting.
@@ -155,8 +160,8 @@ func (w *Worker) tick(elapsed bool) {
 			w.sides[fd].tries++
 		}
 		w.reconnect()
-		if fd == last || !elapsed {
-			break
+		if fd == last || !elapsed && w.retry.tail == fd {
+			break // all were tried, or a busy relay found that nothing changed
 		}
 	}
 }
