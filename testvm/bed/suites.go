@@ -75,6 +75,9 @@ const sameWithout = "does not touch what the variant takes away"
 
 // MaySkip lists the only tests that may skip, and where. Any other skip is red.
 var MaySkip = []Rule{
+	{Suite: "launch", Test: "TestDomain", Kernel: "*-6.1", Reason: "no Landlock scopes before 6.12"},
+	{Suite: "launch", Test: "TestDomain", Kernel: "*-6.1-*", Reason: "no Landlock scopes before 6.12"},
+	{Suite: "launch", Test: "TestDomain", Kernel: "*-6.5", Reason: "no Landlock scopes before 6.12"},
 	{Suite: "main", Test: "TestSandbox", Variant: "noseccomp", Reason: "syd refuses to start anything, which TestMainJob demands"},
 	{Suite: "main", Test: "TestSandbox", Variant: "nouserns", User: "user", Reason: "syd refuses to start anything, which TestMainJob demands"},
 }
