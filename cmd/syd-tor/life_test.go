@@ -224,6 +224,43 @@ func TestOwnerExit(t *testing.T) {
 	}
 }
 
+// TestOwnerIsStandard gives the owner's PID descriptor as standard input or output, where relays have others.
+func TestOwnerIsStandard(t *testing.T) {
+	for fd := range 2 {
+		upstream, opt := families[0].listen(t)
+		go echo(upstream)
+		owner, hangUp := startOwner(t)
+		listener := bound(t, unix.AF_INET, true)
+		addr := localAddr(t, listener)
+		ours, theirs := socketPair(t)
+		send(t, ours, listener)
+		cmd := self("syd-tor", append(append(opt, strict()...), fmt.Sprintf("-p%d", fd), "-i3")...)
+		cmd.ExtraFiles = []*os.File{theirs}
+		pid := pidfd(t, owner.Process.Pid)
+		stderr := &buffer{}
+		cmd.Stderr = stderr
+		if cmd.Stdin = pid; fd == 1 {
+			cmd.Stdin, cmd.Stdout = nil, pid
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		theirs.Close()
+		for range 2 {
+			if got, err := ask(addr, "hello"); got != "hello" || err != nil {
+				t.Errorf("-p%d: %q, %v\n%s", fd, got, err, stderr)
+			}
+		}
+		hangUp.Close()
+		timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+		cmd.Wait()
+		timer.Stop()
+		if status := cmd.ProcessState.ExitCode(); status != 0 {
+			t.Errorf("-p%d: status %d, want 0\n%s", fd, status, stderr)
+		}
+	}
+}
+
 // TestMonitorKilled checks that a relay does not outlive its monitor, however that ends.
 func TestMonitorKilled(t *testing.T) {
 	for _, s := range []unix.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT} {

@@ -20,8 +20,8 @@ var ErrOwnerGone = errors.New("the owner exited")
 // scmMaxFD is how many descriptors one message can carry (include/net/scm.h SCM_MAX_FD, Linux 6.18).
 const scmMaxFD = 253
 
-// Owner returns a close-on-exec descriptor that polls readable once the owner has exited: fd itself after
-// checks, or for fd -1 a new one of the parent process.
+// Owner returns a close-on-exec descriptor that polls readable once the owner has exited: fd after checks, or for
+// fd -1 a new one of the parent process. It is above the standard ones, whose numbers relays give to others.
 func Owner(fd int) (int, error) {
 	if fd < 0 {
 		return parent()
@@ -36,8 +36,15 @@ func Owner(fd int) (int, error) {
 	if isDir || err != nil && err != unix.EPERM && err != unix.ESRCH {
 		return 0, exit.Errorf(exit.Usage, "-p %d: not a PID descriptor", fd)
 	}
-	unix.CloseOnExec(fd)
-	return fd, nil
+	if fd > unix.Stderr {
+		unix.CloseOnExec(fd)
+		return fd, nil
+	}
+	above, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, unix.Stderr+1)
+	if err != nil {
+		return 0, exit.Errorf(exit.OS, "-p %d: fcntl F_DUPFD_CLOEXEC: %w", fd, err)
+	}
+	return above, nil
 }
 
 func parent() (int, error) {
