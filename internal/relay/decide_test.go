@@ -193,3 +193,23 @@ func TestSnapshotIsWhole(t *testing.T) {
 		}
 	}
 }
+
+// TestRecordsOfFullRing checks that the record in the place that is written next is not read: it may be half new.
+func TestRecordsOfFullRing(t *testing.T) {
+	w := &Worker{shared: &Shared{}, ring: make([]Record, RingSize)}
+	r := &Region{worker: w}
+	for conn := range uint32(RingSize) {
+		w.record(Opened, conn, 0, 0, 0)
+	}
+	w.ring[0].Conn = 1 << 20 // the next record is being written
+	want := uint32(1)
+	next, lost := r.Records(0, func(rec Record) {
+		if rec.Conn != want {
+			t.Errorf("record of connection %d, want %d", rec.Conn, want)
+		}
+		want++
+	})
+	if next != RingSize || lost != 1 || want != RingSize {
+		t.Errorf("next %d, lost %d, read up to %d, want %d, 1 and %[4]d", next, lost, want, RingSize)
+	}
+}

@@ -144,13 +144,14 @@ func (w *Worker) record(kind Kind, conn uint32, errno int, up, down uint64) {
 func (r *Region) Records(tail uint32, f func(Record)) (next, lost uint32) {
 	s := r.worker.shared
 	head := atomic.LoadUint32(&s.head)
-	if behind := head - tail; behind > RingSize {
-		lost = behind - RingSize
-		tail = head - RingSize
+	// The oldest of a full ring is the one that the relay may be writing over now.
+	if behind := head - tail; behind >= RingSize {
+		lost = behind - RingSize + 1
+		tail = head - RingSize + 1
 	}
 	for ; tail != head; tail++ {
 		record := r.worker.ring[tail%RingSize]
-		if atomic.LoadUint32(&s.head)-tail > RingSize {
+		if atomic.LoadUint32(&s.head)-tail >= RingSize {
 			lost++ // overwritten while it was read
 			continue
 		}
