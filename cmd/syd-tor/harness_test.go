@@ -114,7 +114,12 @@ func startForwarder(t *testing.T, args ...string) *forwarder {
 // startLimited is startForwarder with a hard limit of descriptors; 0 leaves it alone.
 func startLimited(t *testing.T, descriptors int, args ...string) *forwarder {
 	t.Helper()
-	listener := bound(t, unix.AF_INET, true)
+	return handOver(t, bound(t, unix.AF_INET, true), descriptors, args...)
+}
+
+// handOver starts syd-tor and sends it the listener.
+func handOver(t *testing.T, listener, descriptors int, args ...string) *forwarder {
+	t.Helper()
 	f := &forwarder{t: t, addr: localAddr(t, listener), stderr: &buffer{}, done: make(chan struct{})}
 	ours, theirs := socketPair(t)
 	send(t, ours, listener)

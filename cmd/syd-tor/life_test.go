@@ -97,6 +97,24 @@ func TestHandoff(t *testing.T) {
 	}
 }
 
+// TestListenerDoesNotBlock hands over a blocking listener: a relay that comes too late for a client must not sleep
+// in accept4(2).
+func TestListenerDoesNotBlock(t *testing.T) {
+	_, opt := families[0].listen(t)
+	listener := bound(t, unix.AF_INET, true)
+	ours, err := unix.Dup(listener) // the same open file: its flags are the relay's
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ours)
+	f := handOver(t, listener, 0, append(opt, strict()...)...)
+	f.counters()
+	flags, err := unix.FcntlInt(uintptr(ours), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_NONBLOCK == 0 {
+		t.Errorf("flags %#x, %v, want O_NONBLOCK", flags, err)
+	}
+}
+
 // TestConfinedOrRefused starts syd-tor without -d: the relay is under its filter, or, where nothing confines,
 // syd-tor refuses before the first accept.
 func TestConfinedOrRefused(t *testing.T) {

@@ -29,16 +29,16 @@ func (f *forwarder) shares() []int {
 	return shares
 }
 
-// checkShares wants each worker to have at least half of its even share.
-func checkShares(t *testing.T, shares []int) {
+// checkShares wants each worker to have at least the given part of its even share.
+func checkShares(t *testing.T, shares []int, part float64) {
 	t.Helper()
 	sum := 0
 	for _, n := range shares {
 		sum += n
 	}
 	for _, n := range shares {
-		if n < sum/len(shares)/2 {
-			t.Errorf("workers accepted %v, want an even share each", shares)
+		if want := part * float64(sum) / float64(len(shares)); float64(n) < want {
+			t.Errorf("workers accepted %v, want at least %.0f each", shares, want)
 		}
 	}
 }
@@ -52,10 +52,11 @@ func TestBalance(t *testing.T) {
 		total int
 		width int
 		long  bool
+		part  float64
 	}{
-		{"short in a row", 200, 1, false},
-		{"short at once", 400, 16, false},
-		{"few long", 12, 1, true},
+		{"short in a row", 200, 1, false, .5},
+		{"short at once", 400, 16, false, .2}, // there are fewer processors than workers: who runs, accepts
+		{"few long", 12, 1, true, .5},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			upstream, opt := families[0].listen(t)
@@ -84,7 +85,7 @@ func TestBalance(t *testing.T) {
 			group.Wait()
 			shares := f.shares()
 			t.Logf("shares: %v", shares)
-			checkShares(t, shares)
+			checkShares(t, shares, c.part)
 			for _, conn := range held {
 				conn.Close()
 			}

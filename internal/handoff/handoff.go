@@ -83,9 +83,7 @@ func Receive(socket, owner int) (listener int, err error) {
 		return 0, err
 	}
 	if len(fds) != 1 {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
+		closeAll(fds)
 		return 0, exit.Errorf(exit.Handoff, "-i %d: %d descriptors arrived, want 1", socket, len(fds))
 	}
 	if err := listen(fds[0]); err != nil {
@@ -131,12 +129,28 @@ func receive(socket, owner int) ([]int, error) {
 		switch {
 		case err != nil:
 			return nil, exit.Errorf(exit.Handoff, "-i %d: %w", socket, err)
-		case flags&unix.MSG_CTRUNC != 0 && len(fds) == 0:
-			return nil, exit.Errorf(exit.Handoff, "-i %d: the descriptor was lost: descriptor limit reached", socket)
+		case flags&unix.MSG_CTRUNC != 0:
+			closeAll(fds)
+			return nil, exit.Errorf(exit.Handoff, "-i %d: descriptors were lost: descriptor limit reached", socket)
+		case len(fds) == 0 && n == 0 && exits(owner):
+			return nil, ErrOwnerGone
 		case len(fds) == 0 && n == 0:
 			return nil, exit.Errorf(exit.Handoff, "-i %d: closed before the listening socket arrived", socket)
 		}
 		return fds, nil
+	}
+}
+
+// exits tells whether the owner is gone, or goes right now: a process that dies closes its sockets first.
+func exits(owner int) bool {
+	const grace = 100 // milliseconds
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(owner), Events: unix.POLLIN}}, grace)
+	return err == nil && n > 0
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 }
 

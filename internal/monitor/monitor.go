@@ -214,7 +214,12 @@ var inherited = []struct {
 	{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 240_000, "TCP_USER_TIMEOUT"},
 }
 
+// inherit prepares the listener. It must not block: a client that gave up, or another relay that was faster, would
+// leave the relay asleep in accept4(2).
 func inherit(listener int) error {
+	if err := unix.SetNonblock(listener, true); err != nil {
+		return exit.Errorf(exit.OS, "fcntl F_SETFL of the listening socket: %w", err)
+	}
 	if domain, err := unix.GetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain == unix.AF_UNIX {
 		return err
 	}

@@ -126,19 +126,22 @@ const (
 	broken                  // the relay cannot go on at all
 )
 
-// onAccept judges accept4(2). Errors of the connection that was waiting show up here too, and are its own.
+// onAccept judges accept4(2). The errors of a connection that was waiting show up here too, and are its own. What
+// is not known to pass by itself, as a refusal by a security module, is waited out like a shortage: the connection
+// stays in the backlog, and trying at once would be a busy loop.
 //
 //go:nosplit
 func onAccept(e int) verdict {
 	switch e {
 	case 0:
 		return goOn
-	case int(unix.EMFILE), int(unix.ENFILE), int(unix.ENOBUFS), int(unix.ENOMEM):
-		return shortage
+	case int(unix.EAGAIN), int(unix.EINTR), int(unix.ECONNABORTED), int(unix.ECONNRESET), int(unix.ETIMEDOUT), int(unix.EPROTO),
+		int(unix.ENOPROTOOPT), int(unix.ENONET), int(unix.ENETDOWN), int(unix.ENETUNREACH), int(unix.EHOSTDOWN), int(unix.EHOSTUNREACH):
+		return again
 	case int(unix.EBADF), int(unix.EINVAL), int(unix.ENOTSOCK), int(unix.EOPNOTSUPP), int(unix.EFAULT):
 		return broken
 	}
-	return again
+	return shortage
 }
 
 // onConnect judges connect(2). A UNIX socket whose backlog is full gives EAGAIN, and nothing announces a free

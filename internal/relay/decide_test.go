@@ -112,13 +112,15 @@ func TestRunnable(t *testing.T) {
 
 // TestVerdicts asks every errno for its verdict: none is left to chance, and shortage never counts as refusal.
 func TestVerdicts(t *testing.T) {
-	acceptShort := map[unix.Errno]bool{unix.EMFILE: true, unix.ENFILE: true, unix.ENOBUFS: true, unix.ENOMEM: true}
+	// accept(2), ERRORS: those of the connection that waited, and those that tell to try again.
+	acceptAgain := map[unix.Errno]bool{unix.EAGAIN: true, unix.EINTR: true, unix.ECONNABORTED: true, unix.ECONNRESET: true, unix.ETIMEDOUT: true,
+		unix.EPROTO: true, unix.ENOPROTOOPT: true, unix.ENONET: true, unix.ENETDOWN: true, unix.ENETUNREACH: true, unix.EHOSTDOWN: true, unix.EHOSTUNREACH: true}
 	acceptBroken := map[unix.Errno]bool{unix.EBADF: true, unix.EINVAL: true, unix.ENOTSOCK: true, unix.EOPNOTSUPP: true, unix.EFAULT: true}
 	connectShort := map[unix.Errno]bool{unix.EAGAIN: true, unix.EADDRNOTAVAIL: true, unix.ENOBUFS: true, unix.ENOMEM: true}
 	for e := unix.Errno(1); e < 134; e++ {
-		want := again
-		if acceptShort[e] {
-			want = shortage
+		want := shortage
+		if acceptAgain[e] {
+			want = again
 		} else if acceptBroken[e] {
 			want = broken
 		}
