@@ -112,6 +112,9 @@ func (j *Jail) locate() error {
 		return exit.Errorf(exit.Unavailable, "-u %q: its directory: %w", j.upstream.Path, err)
 	}
 	j.place = place{dir, filepath.Base(path)}
+	if len(j.Sockaddr()) > unix.SizeofSockaddrUnix {
+		return exit.Errorf(exit.Usage, "-u %q: a name that begins with @ must leave room for ./ before it", j.upstream.Path)
+	}
 	return nil
 }
 
