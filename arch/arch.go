@@ -3,7 +3,8 @@
 // Everything here runs where no Go runtime is left: functions are nosplit, allocate nothing, take no locks and
 // never enter the scheduler. It guarantees nothing about arguments: a wrong pointer is the kernel's EFAULT.
 //
-// A new architecture is one sys_ARCH.s (Syscall6, rawFork), one numbers_ARCH.go and, if wanted, one pump_ARCH.s.
+// A new architecture is one sys_ARCH.s (Syscall6, rawFork) and one pump_ARCH.s; without the latter it builds with the
+// tag purego.
 package arch
 
 import (

@@ -1,4 +1,4 @@
-//go:build purego || fakekernel || !(amd64 || 386 || arm64 || arm)
+//go:build purego || fakekernel
 
 package arch
 

@@ -3,4 +3,6 @@ package policy
 import "embed"
 
 //go:embed programs/386_*
-var programs embed.FS
+var embedded embed.FS
+
+func init() { programs = embedded }

@@ -3,4 +3,6 @@ package policy
 import "embed"
 
 //go:embed programs/arm_*
-var programs embed.FS
+var embedded embed.FS
+
+func init() { programs = embedded }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"embed"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -89,6 +90,10 @@ type Program struct {
 	sites []site
 	pfc   string
 }
+
+// programs are those of the running architecture. Its file embed_ARCH.go sets them; where there is none they are empty,
+// and Load says so.
+var programs embed.FS
 
 // Relay returns the relay's program for upstreams of family f on the running architecture.
 func Relay(f Family) (*Program, error) { return Load(programs, runtime.GOARCH, f.String()) }
