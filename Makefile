@@ -3,7 +3,7 @@
 
 # The programs that are installed, and the architectures that they are built for.
 PROGRAMS := $(wildcard cmd/syd cmd/syd-tor)
-ARCHES   := amd64 386 arm64 arm
+ARCHES   := amd64 386 arm64 arm riscv64
 
 # Static, without paths of the building machine, and the same bytes from a clone as from a source archive.
 # Symbols stay: the audit of the finished binary reads them.
@@ -33,7 +33,7 @@ demo: native ## show that a sandboxed program reaches a page through the proxy, 
 .PHONY: lint
 lint: ## check format, vet, staticcheck, shell scripts and generated files
 	ci/deps lint generate
-	ci/lint
+	ARCHES="$(ARCHES)" ci/lint
 
 .PHONY: generate
 generate: ## compile the seccomp policy into internal/policy/programs/; lint checks that nothing changes
@@ -45,7 +45,7 @@ audit: build ## hold the built syd-tor of every architecture against the tables 
 	go run ./build/audit $(ARCHES:%=out/%/syd-tor)
 
 .PHONY: test
-test: audit ## install what the tests need, then run all of them: amd64 and 386 natively, arm64 and arm emulated
+test: audit ## install what the tests need, then run all of them: amd64 and 386 natively, the others emulated
 	ci/deps test
 	go run ./ci/suite
 

@@ -14,16 +14,18 @@ import (
 // counterRead and nonsense are, for each architecture, an instruction that reads a counter, and bytes that are none.
 var (
 	counterRead = map[string]struct{ text, kind string }{
-		"amd64": {"RDTSC", "RDTSC"},
-		"386":   {"RDTSC", "RDTSC"},
-		"arm64": {"MRS CNTVCT_EL0, R6", "MRS CNT"},
-		"arm":   {"MRC 15, 0, R6, C9, C13, 0", "MRC c9"},
+		"amd64":   {"RDTSC", "RDTSC"},
+		"386":     {"RDTSC", "RDTSC"},
+		"arm64":   {"MRS CNTVCT_EL0, R6", "MRS CNT"},
+		"arm":     {"MRC 15, 0, R6, C9, C13, 0", "MRC c9"},
+		"riscv64": {"RDTIME T0", "CSR counter"},
 	}
 	nonsense = map[string]string{
-		"amd64": "BYTE $0x0f; BYTE $0x0a",
-		"386":   "BYTE $0x0f; BYTE $0x0a",
-		"arm64": "WORD $0xffffffff",
-		"arm":   "WORD $0xff000000",
+		"amd64":   "BYTE $0x0f; BYTE $0x0a",
+		"386":     "BYTE $0x0f; BYTE $0x0a",
+		"arm64":   "WORD $0xffffffff",
+		"arm":     "WORD $0xff000000",
+		"riscv64": "WORD $0xffffffff",
 	}
 )
 

@@ -20,7 +20,7 @@ type arch struct {
 	firstArgument place
 }
 
-var arches = []*arch{&amd64, &i386, &arm64, &arm}
+var arches = []*arch{&amd64, &i386, &arm64, &arm, &riscv64}
 
 // guardedAt is an instruction that only listed functions may hold.
 type guardedAt struct {

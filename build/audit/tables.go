@@ -3,6 +3,8 @@ package main
 import (
 	"slices"
 	"strings"
+
+	"syd/internal/policy"
 )
 
 // What the finished binary may hold, each with its reason. A row that nothing uses any more is a fault as well.
@@ -38,9 +40,20 @@ func (r *allowance) on(goarch string) bool {
 
 var (
 	x86    = []string{"amd64", "386"}
-	only32 = []string{"386", "arm"}
-	only64 = []string{"amd64", "arm64"}
+	only32 = ofWidth(32)
+	only64 = ofWidth(64)
 )
+
+// ofWidth lists the architectures with registers of so many bits.
+func ofWidth(bits int) []string {
+	var list []string
+	for _, a := range policy.Arches {
+		if a.Bits == bits {
+			list = append(list, a.Name)
+		}
+	}
+	return list
+}
 
 // stubs end a path: what the relay's code calls only where it has gone wrong, or never.
 var stubs = []allowance{
@@ -72,13 +85,13 @@ var before = []struct {
 	numbers map[string]uint32
 	why     string
 }{
-	{"clone", map[string]uint32{"amd64": 56, "386": 120, "arm64": 220, "arm": 120}, "the fork itself"},
-	{"dup3", map[string]uint32{"amd64": 292, "386": 330, "arm64": 24, "arm": 358}, "descriptors take their places"},
-	{"close_range", map[string]uint32{"amd64": 436, "386": 436, "arm64": 436, "arm": 436}, "all others are closed"},
+	{"clone", map[string]uint32{"amd64": 56, "386": 120, "arm64": 220, "arm": 120, "riscv64": 220}, "the fork itself"},
+	{"dup3", map[string]uint32{"amd64": 292, "386": 330, "arm64": 24, "arm": 358, "riscv64": 24}, "descriptors take their places"},
+	{"close_range", map[string]uint32{"amd64": 436, "386": 436, "arm64": 436, "arm": 436, "riscv64": 436}, "all others are closed"},
 }
 
 // kernel are the instructions that enter the kernel.
-var kernel = []string{"SYSCALL", "INT 0x80", "SVC"}
+var kernel = []string{"SYSCALL", "INT 0x80", "SVC", "ECALL"}
 
 // guards lists, for the whole binary, which functions hold an instruction that enters the kernel or reads a counter.
 var guards = []struct {
@@ -95,14 +108,17 @@ var guards = []struct {
 		"runtime.gettid runtime.raise runtime.raiseproc runtime.getpid runtime.tgkill runtime.timer_create runtime.timer_delete " +
 		"runtime.mincore runtime.nanotime1 runtime.rtsigprocmask runtime.rt_sigaction runtime.madvise runtime.clone " +
 		"runtime.sigaltstack runtime.osyield runtime.sched_getaffinity", nil, "the monitor's Go runtime"}},
-	{kernel, allowance{"runtime.timer_settime runtime.sysMmap runtime.sysMunmap runtime.futex", only64, "the monitor's Go runtime"}},
-	{kernel, allowance{"runtime.timer_settime32 runtime.timer_settime64 runtime.mmap runtime.munmap runtime.futex_time32 " +
+	{kernel, allowance{"runtime.timer_settime runtime.futex", only64, "the monitor's Go runtime"}},
+	{kernel, allowance{"runtime.sysMmap runtime.sysMunmap", []string{"amd64", "arm64"}, "the monitor's Go runtime"}},
+	{kernel, allowance{"runtime.mmap runtime.munmap", []string{"386", "arm", "riscv64"}, "the monitor's Go runtime"}},
+	{kernel, allowance{"runtime.timer_settime32 runtime.timer_settime64 runtime.futex_time32 " +
 		"runtime.futex_time64 runtime.sbrk0 exit1", only32, "the monitor's Go runtime"}},
-	{kernel, allowance{"runtime.walltime", []string{"386", "arm64", "arm"}, "the monitor's clock, where the vDSO has none"}},
+	{kernel, allowance{"runtime.walltime", []string{"386", "arm64", "arm", "riscv64"}, "the monitor's clock, where the vDSO has none"}},
 	{kernel, allowance{"time.now runtime.settls", []string{"amd64"}, "the monitor's clock, where the vDSO has none; thread-local storage"}},
 	{kernel, allowance{"runtime.sigreturn__sigaction", x86, "the end of the monitor's signal handlers"}},
 	{kernel, allowance{"runtime.setldt", []string{"386"}, "thread-local storage of the monitor"}},
 	{kernel, allowance{"_rt0_arm_linux1", []string{"arm"}, "the start of the program: it asks which kernel ABI this is"}},
 	{[]string{"RDTSC", "RDTSCP"}, allowance{"runtime.cputicks", x86, "the monitor's scheduler and profiles"}},
+	{[]string{"CSR counter"}, allowance{"runtime.cputicks", []string{"riscv64"}, "the monitor's scheduler and profiles"}},
 	{[]string{"MRS CNT"}, allowance{"runtime.procyieldAsm", []string{"arm64"}, "the monitor's spinning locks wait by it"}},
 }

@@ -22,10 +22,11 @@ type compiled struct{ bpf, sites, pfc []byte }
 
 // libseccomp's name for each architecture.
 var scmpArch = map[string]seccomp.ScmpArch{
-	"amd64": seccomp.ArchAMD64,
-	"386":   seccomp.ArchX86,
-	"arm64": seccomp.ArchARM64,
-	"arm":   seccomp.ArchARM,
+	"amd64":   seccomp.ArchAMD64,
+	"386":     seccomp.ArchX86,
+	"arm64":   seccomp.ArchARM64,
+	"arm":     seccomp.ArchARM,
+	"riscv64": seccomp.ArchRISCV64,
 }
 
 var scmpAction = map[policy.Action]seccomp.ScmpAction{

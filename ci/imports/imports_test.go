@@ -61,6 +61,7 @@ var edges = []edge{
 	{"build/audit", "golang.org/x/arch/x86/x86asm", "decodes amd64 and 386"},
 	{"build/audit", "golang.org/x/arch/arm64/arm64asm", "decodes arm64"},
 	{"build/audit", "golang.org/x/arch/arm/armasm", "decodes arm"},
+	{"build/audit", "golang.org/x/arch/riscv64/riscv64asm", "decodes riscv64"},
 
 	{"build/policygen", "internal/policy", "the rows that it compiles"},
 	{"build/policygen", "github.com/seccomp/libseccomp-golang", "compiles them"},

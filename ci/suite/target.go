@@ -36,6 +36,7 @@ var targets = []target{
 	{goarch: "386"},
 	{"arm64", "aarch64", "aarch64", head64 + `\xb7\x00`, mask},
 	{"arm", "armv7l", "arm", head32 + `\x28\x00`, mask},
+	{"riscv64", "riscv64", "riscv64", head64 + `\xf3\x00`, mask},
 }
 
 func allArches() []string {

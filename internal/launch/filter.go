@@ -48,6 +48,7 @@ var conventions = []convention{
 	{audit: unix.AUDIT_ARCH_I386, ioctl: []uint32{54}, socket: 359, requestKey: 287, socketcall: 102},
 	{audit: unix.AUDIT_ARCH_AARCH64, ioctl: []uint32{29}, socket: 198, requestKey: 218},
 	{audit: unix.AUDIT_ARCH_ARM, ioctl: []uint32{54}, socket: 281, requestKey: 310},
+	{audit: unix.AUDIT_ARCH_RISCV64, ioctl: []uint32{29}, socket: 198, requestKey: 218},
 }
 
 const (
@@ -55,7 +56,7 @@ const (
 	socketcallMakes = 1   // SYS_SOCKET of linux/net.h
 )
 
-// Offsets in struct seccomp_data. All arguments compared are ints, the low halves; all four processors have them first.
+// Offsets in struct seccomp_data. All arguments compared are ints, the low halves; little-endian processors have them first.
 const (
 	dataNumber = 0
 	dataArch   = 4

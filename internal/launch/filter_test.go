@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"syd/internal/policy"
 )
 
 // verdict runs the filter on one call. The interpreter loads big-endian words, the kernel the machine's: so the low
@@ -36,16 +38,20 @@ func TestFilter(t *testing.T) {
 		nr    uint32
 		audit uint32
 	}
-	const x64, x86, a64, a32 = unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_ARM
+	const (
+		x64, x86 = unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386
+		a64, a32 = unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_ARM
+		r64      = unix.AUDIT_ARCH_RISCV64
+	)
 	special := []call{
 		{"ioctl", 16, x64}, {"ioctl", 514, x64}, {"ioctl", 16 | x32Bit, x64}, {"ioctl", 514 | x32Bit, x64},
-		{"ioctl", 54, x86}, {"ioctl", 29, a64}, {"ioctl", 54, a32},
-		{"socket", 41, x64}, {"socket", 41 | x32Bit, x64}, {"socket", 359, x86}, {"socket", 198, a64}, {"socket", 281, a32},
+		{"ioctl", 54, x86}, {"ioctl", 29, a64}, {"ioctl", 54, a32}, {"ioctl", 29, r64},
+		{"socket", 41, x64}, {"socket", 41 | x32Bit, x64}, {"socket", 359, x86}, {"socket", 198, a64}, {"socket", 281, a32}, {"socket", 198, r64},
 		{"io_uring_setup", 425, x64}, {"io_uring_setup", 425 | x32Bit, x64},
-		{"io_uring_setup", 425, x86}, {"io_uring_setup", 425, a64}, {"io_uring_setup", 425, a32},
+		{"io_uring_setup", 425, x86}, {"io_uring_setup", 425, a64}, {"io_uring_setup", 425, a32}, {"io_uring_setup", 425, r64},
 		{"socketcall", 102, x86},
 		{"request_key", 249, x64}, {"request_key", 249 | x32Bit, x64}, {"request_key", 287, x86}, {"request_key", 218, a64},
-		{"request_key", 310, a32},
+		{"request_key", 310, a32}, {"request_key", 218, r64},
 	}
 	// Each case is refused with errno, or allowed with 0. Upper halves are no part of an int.
 	const high = 0xabcd_0000_0000
@@ -95,7 +101,7 @@ func TestFilter(t *testing.T) {
 			}
 		}
 		hostile := [6]uint64{unix.AF_VSOCK, unix.TIOCSTI}
-		for _, audit := range []uint32{x64, x86, a64, a32} {
+		for _, audit := range []uint32{x64, x86, a64, a32, r64} {
 			for nr := range uint32(1024) {
 				for _, nr := range []uint32{nr, nr | x32Bit} {
 					if slices.ContainsFunc(special, func(c call) bool { return c.audit == audit && c.nr&^x32Bit == nr&^x32Bit }) {
@@ -115,8 +121,11 @@ func TestFilter(t *testing.T) {
 
 // TestConventions: the numbers that this build uses itself are in the table.
 func TestConventions(t *testing.T) {
-	audit := map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "386": unix.AUDIT_ARCH_I386, "arm64": unix.AUDIT_ARCH_AARCH64, "arm": unix.AUDIT_ARCH_ARM}[runtime.GOARCH]
-	i := slices.IndexFunc(conventions, func(c convention) bool { return c.audit == audit })
+	a, err := policy.ArchOf(runtime.GOARCH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(conventions, func(c convention) bool { return c.audit == a.Audit })
 	if i < 0 {
 		t.Fatalf("no convention of %s: every call of the program would fail", runtime.GOARCH)
 	}

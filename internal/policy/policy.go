@@ -165,7 +165,7 @@ type Difference struct {
 }
 
 // Arches lists every architecture that programs are compiled for.
-var Arches = []*Arch{&amd64, &i386, &arm64, &arm}
+var Arches = []*Arch{&amd64, &i386, &arm64, &arm, &riscv64}
 
 // ArchOf returns the architecture with that GOARCH.
 func ArchOf(goarch string) (*Arch, error) {

@@ -7,7 +7,7 @@ package victim
 // Missing is what a function returns where the architecture has no such thing.
 const Missing = ^uintptr(0)
 
-// Counter reads the time stamp counter: RDTSC, or CNTVCT_EL0.
+// Counter reads the time stamp counter: RDTSC, CNTVCT_EL0, or RDTIME.
 func Counter() uintptr
 
 // CounterP reads it by RDTSCP.
