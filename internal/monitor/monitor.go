@@ -128,7 +128,6 @@ func (m *Monitor) confine(listener, owner int, v *vault.Vault) error {
 		}
 	}
 	unix.Close(listener)
-	go m.reap(m.config.Workers)
 	sockets := []int{m.config.SocketFD}
 	for _, r := range m.relays {
 		if err := m.awaitConfined(r); err != nil {
@@ -248,8 +247,8 @@ func (m *Monitor) awaitConfined(r *child) error {
 	case err != nil && err != jail.ErrEnded:
 		return err
 	}
-	e := <-m.ends
-	if err := r.jailed.Explain(); err != nil && e.pid == r.pid {
+	e := awaitEnd(r.pid)
+	if err := r.jailed.Explain(); err != nil {
 		return err
 	}
 	return m.explain(e)
@@ -269,19 +268,20 @@ func awaitHangup(socket int) error {
 	}
 }
 
-// reap waits for n relays to end.
-func (m *Monitor) reap(n int) {
-	for n > 0 {
+// anyRelay is the pid with which awaitEnd waits for whichever relay ends first (wait4(2)).
+const anyRelay = -1
+
+// awaitEnd waits for one of the relays, which has not been waited for, to end.
+func awaitEnd(pid int) end {
+	for {
 		var status unix.WaitStatus
-		pid, err := unix.Wait4(-1, &status, 0, nil)
-		if err == unix.EINTR {
-			continue
+		pid, err := unix.Wait4(pid, &status, 0, nil)
+		if err == nil {
+			return end{pid, status}
 		}
-		if err != nil {
-			panic(fmt.Sprintf("wait4 with %d relays left: %v", n, err)) // children are ours alone
+		if err != unix.EINTR {
+			panic(fmt.Sprintf("wait4: %v", err)) // children are ours alone
 		}
-		m.ends <- end{pid, status}
-		n--
 	}
 }
 
@@ -293,14 +293,21 @@ func (m *Monitor) Wait(owner int) error {
 		defer ticker.Stop()
 		news = ticker.C
 	}
+	// From here on the monitor rests: what start-up took goes back. That comes before the calls that do not return:
+	// go1.26 misses a goroutine that enters one just when the collector stops the world, and the whole program then
+	// waits for sysmon, which sleeps for a minute (runtime/proc.go: reentersyscall, stopTheWorldWithSema, sysmon).
+	debug.FreeOSMemory()
+	jail.Rest()
 	ownerGone := make(chan struct{})
 	go func() {
 		awaitReadable(owner)
 		close(ownerGone)
 	}()
-	// From here on the monitor rests: what start-up took goes back.
-	debug.FreeOSMemory()
-	jail.Rest()
+	go func() {
+		for range m.relays {
+			m.ends <- awaitEnd(anyRelay)
+		}
+	}()
 	err := m.loop(news, ownerGone)
 	m.kill()
 	m.tell()
@@ -347,7 +354,7 @@ func awaitReadable(fd int) {
 // kill ends all relays. Nothing is lost that the owner's end would not lose.
 func (m *Monitor) kill() {
 	for _, r := range m.relays {
-		unix.Kill(r.pid, unix.SIGKILL) // ESRCH: it ended already; its pid cannot be taken while Start or Wait runs
+		unix.Kill(r.pid, unix.SIGKILL) // ESRCH: it ended already, a moment ago, too short for its pid to come around
 	}
 }
 
