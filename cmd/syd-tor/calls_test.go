@@ -16,16 +16,18 @@ import (
 // tracer counts the system calls of a process from outside (ptrace(2)).
 type tracer struct {
 	pid    int
-	gate   sync.Mutex // whoever holds it keeps the process from entering epoll_wait
+	gate   sync.Mutex    // whoever holds it keeps the process from entering epoll_wait, and from leaving it
+	pause  time.Duration // the process enters epoll_wait so much later: time for others to answer it
 	counts map[uint64]int
+	waits  bool // the last call was epoll_wait
 	stop   atomic.Bool
 	done   chan error
 }
 
 // trace begins to count; it returns once the process is being traced.
-func trace(t *testing.T, pid int) *tracer {
+func trace(t *testing.T, pid int, pause time.Duration) *tracer {
 	t.Helper()
-	tr := &tracer{pid: pid, counts: map[uint64]int{}, done: make(chan error, 1)}
+	tr := &tracer{pid: pid, pause: pause, counts: map[uint64]int{}, done: make(chan error, 1)}
 	ready := make(chan error)
 	go func() {
 		runtime.LockOSThread() // ptrace knows the thread
@@ -54,6 +56,13 @@ const (
 	syscallInfoEntry     = 1      // PTRACE_SYSCALL_INFO_ENTRY
 )
 
+// The tracer looks again after the shortest time, and while nothing happens ever later, or it would leave the processor
+// to nobody else where there is but one.
+const (
+	shortest = 20 * time.Microsecond
+	longest  = 2 * time.Millisecond
+)
+
 func (tr *tracer) run(ready chan<- error) error {
 	// PTRACE_O_TRACESYSGOOD tells the stops of calls from those of signals.
 	if _, _, e := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tr.pid), 0, unix.PTRACE_O_TRACESYSGOOD, 0, 0); e != 0 {
@@ -65,7 +74,7 @@ func (tr *tracer) run(ready chan<- error) error {
 		return err
 	}
 	ready <- nil
-	interrupted := true
+	interrupted, idle := true, shortest
 	for {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(tr.pid, &status, unix.WALL|unix.WNOHANG, nil)
@@ -80,14 +89,15 @@ func (tr *tracer) run(ready chan<- error) error {
 					return fmt.Errorf("ptrace: %w", err)
 				}
 			}
-			time.Sleep(20 * time.Microsecond) // a blocking wait could not be told to stop
+			time.Sleep(idle) // a blocking wait could not be told to stop
+			idle = min(2*idle, longest)
 			continue
 		case !status.Stopped():
 			return fmt.Errorf("the traced process ended: %v", status)
 		case stop:
 			return unix.PtraceDetach(tr.pid)
 		}
-		interrupted = false
+		interrupted, idle = false, shortest
 		if status.StopSignal() == unix.SIGTRAP|0x80 {
 			tr.count()
 		}
@@ -100,13 +110,21 @@ func (tr *tracer) run(ready chan<- error) error {
 func (tr *tracer) count() {
 	var info ptraceEntry
 	_, _, e := unix.RawSyscall6(unix.SYS_PTRACE, ptraceGetSyscallInfo, uintptr(tr.pid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
-	if e != 0 || info.op != syscallInfoEntry {
+	if e != 0 {
 		return
 	}
-	tr.counts[info.nr]++
-	if info.nr == sysWait {
-		tr.gate.Lock()
-		tr.gate.Unlock() //lint:ignore SA2001 passing the gate is all
+	enters := info.op == syscallInfoEntry
+	if enters {
+		tr.counts[info.nr]++
+		tr.waits = info.nr == sysWait
+	}
+	if !tr.waits {
+		return
+	}
+	tr.gate.Lock()
+	tr.gate.Unlock() //lint:ignore SA2001 passing the gate is all
+	if enters {
+		time.Sleep(tr.pause)
 	}
 }
 
@@ -131,7 +149,7 @@ func tracedForwarder(t *testing.T) (*forwarder, *tracer) {
 		t.Fatal(err)
 	}
 	f.settled("open", 0)
-	return f, trace(t, f.relays()[0])
+	return f, trace(t, f.relays()[0], 5*time.Millisecond)
 }
 
 // TestCallsPerMessage holds the price of a small message: a wait and two splices, nothing else.
@@ -151,7 +169,7 @@ func TestCallsPerMessage(t *testing.T) {
 		}
 	}
 	trip()
-	tr := trace(t, f.relays()[0])
+	tr := trace(t, f.relays()[0], 0)
 	for range trips {
 		trip()
 	}
