@@ -57,10 +57,11 @@ func isKernel(name string) bool {
 	return strings.HasPrefix(base, "vmlinuz") || strings.HasPrefix(base, "vmlinux")
 }
 
-// Tool returns one program of a package that Debian links statically, for Debian's architecture arch.
+// Tool returns one program of a package that Debian links statically, for Debian's architecture arch. Trixie is the first
+// suite with riscv64.
 func Tool(ctx context.Context, cache, arch, pkg, name string) (string, error) {
 	path, _, err := file{
-		suite: "bookworm", arch: arch, pkg: pkg,
+		suite: "trixie", arch: arch, pkg: pkg,
 		check:   func(string) error { return nil },
 		is:      func(p string) bool { return path.Base(p) == name },
 		convert: func(b []byte) []byte { return b },
@@ -146,10 +147,6 @@ func newTree(ctx context.Context, dir, suite, arch string) (*tree, error) {
 		return nil, err
 	}
 	t := &tree{dir}
-	stamp := filepath.Join(dir, "updated")
-	if st, err := os.Stat(stamp); err == nil && time.Since(st.ModTime()) < maxAge {
-		return t, nil
-	}
 	for _, d := range []string{"lists/partial", "cache/archives/partial", "sources.list.d", "preferences.d"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, err
@@ -170,6 +167,7 @@ Dir::Etc::PreferencesParts "%[1]s/preferences.d";
 APT::Sandbox::User "root";
 Acquire::Retries "2";
 `
+	// Written each time: they hold where the cache is, and it may have been moved.
 	for name, text := range map[string]string{
 		"status":                   "",
 		"sources.list.d/x.sources": fmt.Sprintf(source, mirror(ctx, suite), suite),
@@ -178,6 +176,10 @@ Acquire::Retries "2";
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return nil, err
 		}
+	}
+	stamp := filepath.Join(dir, "updated")
+	if st, err := os.Stat(stamp); err == nil && time.Since(st.ModTime()) < maxAge {
+		return t, nil
 	}
 	// Error-Mode any: without it apt-get update succeeds with a warning when the index cannot be fetched.
 	if _, err := t.apt(ctx, "", "apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any"); err != nil {
