@@ -61,7 +61,10 @@ func run() (green bool, err error) {
 	}
 	guests := bed.Guests(rows)
 	if *smoke {
-		guests = newest(guests)
+		newest := bed.Newest(rows)
+		guests = slices.DeleteFunc(guests, func(g bed.Guest) bool {
+			return g.Row.Name != newest[g.Row.Arch] || g.Variant.Name != "" || g.Arch != bed.Userlands[g.Row.Arch][0]
+		})
 	}
 	guests = slices.DeleteFunc(guests, func(g bed.Guest) bool {
 		return *arch != "" && g.Arch != *arch ||
@@ -115,17 +118,6 @@ func run() (green bool, err error) {
 		return slices.ContainsFunc(rows, func(r kernel.Row) bool { return r.Name == name && r.Stable })
 	}
 	return !bed.Red(results.Cells, stable), results.WriteText(os.Stdout)
-}
-
-// newest keeps, for each GOARCH, the last stable row of its own kernel: kernels.txt is in order of age.
-func newest(guests []bed.Guest) []bed.Guest {
-	last := map[string]bed.Guest{}
-	for _, g := range guests {
-		if g.Row.Stable && g.Variant.Name == "" && bed.Userlands[g.Row.Arch][0] == g.Arch {
-			last[g.Arch] = g
-		}
-	}
-	return slices.DeleteFunc(guests, func(g bed.Guest) bool { return last[g.Arch].String() != g.String() })
 }
 
 func choose(names string, smoke bool) ([]bed.Suite, error) {

@@ -50,10 +50,11 @@ func (g Guest) String() string {
 // Guests returns the rows that kernels, userlands and variants span.
 func Guests(rows []kernel.Row) []Guest {
 	var gs []Guest
+	newest := Newest(rows)
 	for _, r := range rows {
 		for i, arch := range Userlands[r.Arch] {
 			for _, v := range Variants {
-				if v.Name == "" || i == 0 && slices.Contains(VariantKernels, r.Name) {
+				if v.Name == "" || i == 0 && r.Name == newest[r.Arch] {
 					gs = append(gs, Guest{r, arch, v})
 				}
 			}
@@ -114,7 +115,7 @@ func (b *Bed) one(ctx context.Context, g Guest, suites []Suite) ([]Cell, error) 
 		Timeout: b.Boot,
 	}
 	for _, t := range tools {
-		if spec.Files["bin/"+t.as], err = kernel.Tool(ctx, b.Cache, Debian[g.Arch], t.pkg, t.name); err != nil {
+		if spec.Files["bin/"+t.as], err = kernel.Tool(ctx, b.Cache, debian(g.Arch), t.pkg, t.name); err != nil {
 			return nil, err
 		}
 	}

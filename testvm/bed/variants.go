@@ -1,5 +1,7 @@
 package bed
 
+import "syd/testvm/kernel"
+
 // Variant is a kernel made to lack something, so that fallback paths run on purpose and not only on old kernels.
 type Variant struct {
 	Name    string // empty: the kernel as it comes
@@ -10,7 +12,8 @@ type Variant struct {
 	Deny []string
 }
 
-// Variants are rows of the matrix of their own; those with a name run on the kernels of VariantKernels alone.
+// Variants are rows of the matrix of their own; those with a name run on the newest stable kernels alone,
+// with their own userland: of what a variant leaves, they have most.
 var Variants = []Variant{
 	{},
 	{Name: "nolandlock", Text: "Landlock is not among the security modules", Cmdline: "lsm=capability"},
@@ -19,16 +22,32 @@ var Variants = []Variant{
 	{Name: "noseccomp", Text: "seccomp(2) is missing", Deny: []string{"seccomp"}},
 }
 
-// VariantKernels are the newest stable ones, with their own userland: of what a variant leaves, they have most.
-var VariantKernels = []string{"amd64-6.12", "i386-6.1", "arm64-6.12", "armhf-6.12"}
-
 // Userlands says which GOARCHs run on a kernel of a Debian architecture: its own first.
 var Userlands = map[string][]string{
-	"amd64": {"amd64", "386"},
-	"i386":  {"386"},
-	"arm64": {"arm64", "arm"},
-	"armhf": {"arm"},
+	"amd64":   {"amd64", "386"},
+	"i386":    {"386"},
+	"arm64":   {"arm64", "arm"},
+	"armhf":   {"arm"},
+	"riscv64": {"riscv64"},
 }
 
-// Debian is Debian's name of the architecture whose programs are GOARCH's.
-var Debian = map[string]string{"amd64": "amd64", "386": "i386", "arm64": "arm64", "arm": "armhf"}
+// debian is Debian's name of the architecture whose programs are goarch's.
+func debian(goarch string) string {
+	for name, arches := range Userlands {
+		if arches[0] == goarch {
+			return name
+		}
+	}
+	return ""
+}
+
+// Newest names, for each architecture of Debian, the last stable row: kernels.txt is in order of age.
+func Newest(rows []kernel.Row) map[string]string {
+	last := map[string]string{}
+	for _, r := range rows {
+		if r.Stable {
+			last[r.Arch] = r.Name
+		}
+	}
+	return last
+}

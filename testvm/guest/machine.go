@@ -45,4 +45,8 @@ var Machines = map[string]Machine{
 		QEMU: "qemu-system-arm", Args: append([]string{"-M", "virt,highmem=off", "-cpu", "cortex-a15"}, pci...),
 		Console: "ttyAMA0", Port: "/dev/ttyS0", Memory: "1024",
 	},
+	"riscv64": {
+		QEMU: "qemu-system-riscv64", Args: append([]string{"-M", "virt"}, pci...),
+		Console: "ttyS0", Port: "/dev/ttyS1", Memory: "1024",
+	},
 }

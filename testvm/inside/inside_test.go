@@ -46,8 +46,8 @@ type protection struct {
 var protections = []protection{
 	{"mdwe", "-+++", nil},
 	// A program of either size can seal on a 64-bit kernel; no 32-bit kernel has the call.
-	{"vault", "--++", func() bool { return kernelIs("amd64", "arm64") }},
-	{"seal", "--++", func() bool { return kernelIs("amd64", "arm64") }},
+	{"vault", "--++", func() bool { return !kernelIs("i386", "armhf") }},
+	{"seal", "--++", func() bool { return !kernelIs("i386", "armhf") }},
 	{"landlock-tcp", "--++", nil},
 	{"landlock-scope", "--++", nil},
 	{"landlock-unix", "---+", nil},
@@ -56,7 +56,7 @@ var protections = []protection{
 		switch runtime.GOARCH {
 		case "arm64":
 			return series() != "6.1"
-		case "arm":
+		case "arm", "riscv64":
 			return false
 		}
 		return true
