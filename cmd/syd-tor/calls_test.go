@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"syd/internal/policy"
 )
 
 // tracer counts the system calls of a process from outside (ptrace(2)).
@@ -138,8 +140,16 @@ func (tr *tracer) end(t *testing.T) map[uint64]int {
 	return tr.counts
 }
 
-// sysWait is what the relay waits with.
-var sysWait = map[string]uint64{"amd64": 232, "386": 256, "arm": 252, "arm64": 22, "riscv64": 22}[runtime.GOARCH]
+// sysWait is what the relay waits with: epoll_wait(2), or epoll_pwait(2) where there is no other.
+var sysWait = func() uint64 {
+	a, _ := policy.ArchOf(runtime.GOARCH)
+	for _, call := range []string{"epoll_wait", "epoll_pwait"} {
+		if n, ok := policy.Number(a, call); ok {
+			return uint64(n)
+		}
+	}
+	panic("no call to wait with")
+}()
 
 func tracedForwarder(t *testing.T) (*forwarder, *tracer) {
 	upstream, opt := families[0].listen(t)
