@@ -43,6 +43,14 @@ func (b *bench) growthPlan() (held []int, sizes []int) {
 	return []int{0, 2000}, []int{64, 4 << 10, 256 << 10, 64 << 20}
 }
 
+// growthWindow is the length of a measurement: a few per cent are looked for.
+func (b *bench) growthWindow() time.Duration {
+	if b.Full {
+		return max(b.res.Window, 300*time.Millisecond)
+	}
+	return b.res.Window
+}
+
 func growthTime(c Config) time.Duration {
 	if !c.Growth {
 		return 0
@@ -145,7 +153,7 @@ func (b *bench) growSize(d *stand, i *instance, sizes []int) error {
 
 // grow takes one measurement into points[at].
 func (b *bench) grow(d *stand, i *instance, op Op, m Metric, points []point, at int) error {
-	op.Addr, op.Meter, op.Warm, op.Window = i.addr, i.group.Meter(), b.res.Warm, b.res.Window
+	op.Addr, op.Meter, op.Warm, op.Window = i.addr, i.group.Meter(), b.res.Warm, b.growthWindow()
 	s, err := d.load.do(op)
 	if err != nil {
 		return err

@@ -58,14 +58,16 @@ func (p place) file(name, format string, args ...any) (string, error) {
 
 // Names of the columns that other code refers to.
 const (
-	Direct   = "direct"
-	Splice64 = "C splice 64K"
-	Splice1M = "C splice 1M"
-	Naive    = "Go io.Copy"
-	HAProxy  = "haproxy"
-	Bare     = "syd-tor bare"
-	NoTrap   = "syd-tor"
-	Full     = "syd-tor+tsc"
+	Direct       = "direct"
+	Splice64     = "C splice 64K"
+	Splice1M     = "C splice 1M"
+	Filtered     = "C splice 1M filt"
+	Naive        = "Go io.Copy"
+	HAProxy      = "haproxy"
+	SocketProxyd = "socket-proxyd"
+	Bare         = "syd-tor bare"
+	NoTrap       = "syd-tor"
+	Full         = "syd-tor+tsc"
 )
 
 // Peers is every forwarder that the bench knows. Defaults are kept wherever they do not stand in the way of a measurement;
@@ -75,7 +77,7 @@ var Peers = []Peer{
 		Why: "reference/splice.c with the kernel's default pipe"},
 	{Name: Splice1M, Program: "splice", UNIX: true, Splices: true, Args: splice(1 << 20),
 		Why: "reference/splice.c with the largest pipe an ordinary user gets"},
-	{Name: "C splice 1M filt", Program: "splice", UNIX: true, Splices: true, Args: splice(1<<20, "filter"),
+	{Name: Filtered, Program: "splice", UNIX: true, Splices: true, Args: splice(1<<20, "filter"),
 		Why: "the same under a seccomp filter that allows everything: what any filter costs"},
 	{Name: Naive, Program: "naive", UNIX: true, Splices: true, Args: func(p place) ([]string, error) {
 		return []string{p.listen(), p.Upstream}, nil
@@ -84,7 +86,7 @@ var Peers = []Peer{
 	{Name: "haproxy splice", Program: "haproxy", UNIX: true, Splices: true, Args: haproxy("option splice-request\n  option splice-response"),
 		Why: "splice forced both ways: splice-auto never spliced when its calls were counted"},
 	{Name: "nginx stream", Program: "nginx", UNIX: true, Version: []string{"-v"}, Args: nginx},
-	{Name: "socket-proxyd", Program: "systemd-socket-proxyd", UNIX: true, Splices: true, Listener: activated, Version: []string{"--version"},
+	{Name: SocketProxyd, Program: "systemd-socket-proxyd", UNIX: true, Splices: true, Listener: activated, Version: []string{"--version"},
 		Args: func(p place) ([]string, error) { return []string{"--connections-max=100000", p.Upstream}, nil }},
 	{Name: "socat", Program: "socat", UNIX: true, Forks: true, Version: []string{"-V"}, Args: func(p place) ([]string, error) {
 		up := "TCP:" + p.Upstream

@@ -31,8 +31,16 @@ type Setup struct {
 	Veth      bool // forwarders stand in another network namespace
 	Singly    bool // and segments are not merged on the way
 	Full      bool
+	Peers     []string // only these; none: all
+	Rounds    int      // times those of the mode; 0 stands for 1
 	Scenarios []Scenario
 }
+
+// rounds is how many rounds a setup has where the mode has n.
+func (s Setup) rounds(n int) int { return n * max(s.Rounds, 1) }
+
+// takes reports whether a peer takes part in a setup.
+func (s Setup) takes(peer string) bool { return len(s.Peers) == 0 || slices.Contains(s.Peers, peer) }
 
 var (
 	bulk1  = Scenario{Name: "bulk, 1 stream", Kind: Bulk, Conns: 1}
@@ -60,8 +68,25 @@ func fullOnly(s Scenario) Scenario {
 	return s
 }
 
+// longer makes a scenario's measurement n times as long as others.
+func longer(s Scenario, n int) Scenario {
+	s.Stretch = [2]int{n, n}
+	return s
+}
+
+// rivals are the forwarders that the marks name or may name as the best that splices.
+var rivals = []string{Splice64, Splice1M, Filtered, HAProxy, SocketProxyd, Bare, NoTrap, Full}
+
+// duels is the name of the setup in which what the marks compare in the setup of this name is measured again: fewer
+// forwarders, so that rivals follow each other closely, longer, and in more rounds.
+func duels(setup string) string { return setup + ", duels" }
+
 // Setups in the order in which they run.
 var Setups = []Setup{
+	{Name: duels("one core"), What: "loopback, TCP upstream, all on one core: what the marks compare, longer and in more rounds", OneCore: true, Full: true,
+		Peers: rivals, Rounds: 3, Scenarios: []Scenario{longer(bulk1, 4), longer(bulk8, 6), longer(bulk64, 16), longer(pp1, 4), longer(pp32, 4), longer(churn8, 4)}},
+	{Name: duels("all cores"), What: "the same, placed by the scheduler", Full: true,
+		Peers: rivals, Rounds: 3, Scenarios: []Scenario{longer(bulk1, 4), longer(bulk8, 6), longer(bulk64, 16)}},
 	{Name: "one core", What: "loopback, TCP upstream; clients, forwarder and upstream share one core", OneCore: true,
 		Scenarios: []Scenario{bulk1, bulk8, bulk64, upload, pp1, pp32, pp256, big1, big32, big256, churn8}},
 	{Name: "all cores", What: "loopback, TCP upstream; the scheduler places everything", Scenarios: []Scenario{bulk1, bulk8, bulk64,
@@ -209,11 +234,11 @@ func (b *bench) plan() []Setup {
 		setups = append(setups, s)
 		peers := 0
 		for i := range b.Peers {
-			if !s.UNIX || b.Peers[i].UNIX {
+			if s.takes(b.Peers[i].Name) && (!s.UNIX || b.Peers[i].UNIX) {
 				peers++
 			}
 		}
-		each := b.Rounds * (peers + 1 + (peers+directEvery-1)/directEvery)
+		each := s.rounds(b.Rounds) * (peers + 1 + (peers+directEvery-1)/directEvery)
 		runs += each * len(s.Scenarios)
 		for _, sc := range s.Scenarios {
 			units += each * sc.stretch(b.Full)
@@ -347,8 +372,9 @@ func (b *bench) setup(s Setup) error {
 			b.res.Rows = append(b.res.Rows, r)
 		}
 	}
-	for round := range b.Rounds {
-		b.Log("%s: round %d of %d", s.Name, round+1, b.Rounds)
+	rounds := s.rounds(b.Rounds)
+	for round := range rounds {
+		b.Log("%s: round %d of %d", s.Name, round+1, rounds)
 		for _, sc := range s.Scenarios {
 			if time.Now().After(b.deadline) {
 				b.res.Notes = append(b.res.Notes, fmt.Sprintf("%s, %s: time was up before round %d", s.Name, sc.Name, round+1))
@@ -376,6 +402,9 @@ func (b *bench) startAll(d *stand, s Setup) []*instance {
 	var list []*instance
 	for k := range b.Peers {
 		p := &b.Peers[k]
+		if !s.takes(p.Name) {
+			continue
+		}
 		if s.UNIX && !p.UNIX {
 			b.res.Absent = append(b.res.Absent, Absence{s.Name, p.Name, "no UNIX upstream"})
 			continue

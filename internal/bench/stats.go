@@ -12,6 +12,9 @@ type Summary struct {
 	Min    float64
 	Median float64
 	Max    float64
+	// Low and High bound the median with a confidence of 95 % or more; with fewer than six values nothing does, and
+	// they are Min and Max.
+	Low, High float64
 }
 
 // Summarize returns the summary of v; of an even number of values, the median is the mean of the middle two. NaN values
@@ -27,7 +30,22 @@ func Summarize(v []float64) Summary {
 	if len(s)%2 == 0 {
 		median = (s[m-1] + s[m]) / 2
 	}
-	return Summary{N: len(s), Min: s[0], Median: median, Max: s[len(s)-1]}
+	k := outside(len(s))
+	return Summary{N: len(s), Min: s[0], Median: median, Max: s[len(s)-1], Low: s[k], High: s[len(s)-1-k]}
+}
+
+// outside is how many of n sorted values may be left out at each end so that the rest still spans the median of what
+// they were drawn from with a confidence of 95 %: the k-th smallest lies above it when fewer than k of n tosses of a coin
+// show heads.
+func outside(n int) int {
+	tail, term := 0.0, math.Pow(.5, float64(n)) // P(no heads)
+	for k := range n {
+		if tail += term; tail > .025 {
+			return max(k-1, 0)
+		}
+		term *= float64(n-k) / float64(k+1)
+	}
+	return 0
 }
 
 // Spread is the distance from the smallest to the largest value as a part of the median.
