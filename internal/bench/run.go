@@ -84,9 +84,9 @@ func duels(setup string) string { return setup + ", duels" }
 // Setups in the order in which they run.
 var Setups = []Setup{
 	{Name: duels("one core"), What: "loopback, TCP upstream, all on one core: what the marks compare, longer and in more rounds", OneCore: true, Full: true,
-		Peers: rivals, Rounds: 3, Scenarios: []Scenario{longer(bulk1, 4), longer(bulk8, 6), longer(bulk64, 16), longer(pp1, 4), longer(pp32, 4), longer(churn8, 4)}},
+		Peers: rivals, Rounds: 3, Scenarios: []Scenario{longer(bulk1, 4), longer(bulk8, 6), longer(bulk64, 24), longer(pp1, 4), longer(pp32, 4), longer(churn8, 4)}},
 	{Name: duels("all cores"), What: "the same, placed by the scheduler", Full: true,
-		Peers: rivals, Rounds: 3, Scenarios: []Scenario{longer(bulk1, 4), longer(bulk8, 6), longer(bulk64, 16)}},
+		Peers: rivals, Rounds: 3, Scenarios: []Scenario{longer(bulk1, 4), longer(bulk8, 6), longer(bulk64, 24)}},
 	{Name: "one core", What: "loopback, TCP upstream; clients, forwarder and upstream share one core", OneCore: true,
 		Scenarios: []Scenario{bulk1, bulk8, bulk64, upload, pp1, pp32, pp256, big1, big32, big256, churn8}},
 	{Name: "all cores", What: "loopback, TCP upstream; the scheduler places everything", Scenarios: []Scenario{bulk1, bulk8, bulk64,

@@ -36,8 +36,8 @@ func run() (code int, err error) {
 	only := flag.String("peers", "", "measure only forwarders whose name contains one of these `words`, separated by commas")
 	setups := flag.String("setups", "", "only these `setups`, separated by commas; rest and growth count as such")
 	scenarios := flag.String("scenarios", "", "only scenarios whose name contains one of these `words`, separated by commas")
-	rounds := flag.Int("rounds", 0, "number of rounds (3; 5 with -full)")
-	budget := flag.Duration("budget", 0, "time for everything (2m30s; 23m with -full)")
+	rounds := flag.Int("rounds", 0, "number of rounds (3; the duels of -full have three times as many)")
+	budget := flag.Duration("budget", 0, "time for everything (2m30s; 22m with -full)")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return 64, fmt.Errorf("operand %q: none is expected", flag.Arg(0))
@@ -64,7 +64,7 @@ func run() (code int, err error) {
 		fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
 	}}
 	if *full {
-		c.Rounds, c.Budget = 5, 23*time.Minute
+		c.Rounds, c.Budget = 3, 22*time.Minute
 	}
 	if *rounds > 0 {
 		c.Rounds = *rounds
