@@ -1,10 +1,13 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/prometheus/procfs"
+	"golang.org/x/sys/unix"
 )
 
 // Memory is what one process holds, in bytes, from /proc/PID/smaps_rollup. Memory that the kernel holds for it (sockets,
@@ -55,6 +58,9 @@ func (g *Group) Look() (Holding, error) {
 			continue
 		}
 		r, err := p.ProcSMapsRollup()
+		if ended(err) {
+			continue
+		}
 		if err != nil {
 			return h, fmt.Errorf("memory of process %d: %w", pid, err)
 		}
@@ -71,7 +77,7 @@ func (g *Group) Look() (Holding, error) {
 			h.Each = append(h.Each, Process{name, m, s})
 		}
 		targets, err := p.FileDescriptorTargets()
-		if err != nil {
+		if err != nil && !ended(err) {
 			return h, fmt.Errorf("descriptors of process %d: %w", pid, err)
 		}
 		h.Descriptors += len(targets)
@@ -87,6 +93,9 @@ func (g *Group) Look() (Holding, error) {
 	h.Pipes = len(pipes)
 	return h, nil
 }
+
+// ended reports whether an error of reading /proc says that the process is gone: before the file was opened, or after.
+func ended(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
 
 // switches counts the threads of a process and their context switches, voluntary and not.
 func switches(pid int) (threads int, sum uint64) {

@@ -173,7 +173,7 @@ type bench struct {
 }
 
 // Measure runs everything that c asks for. Absent peers and failed measurements are part of the results; an error means
-// that the bench itself could not work.
+// that the bench itself could not work, and comes with what was measured until then.
 func Measure(c Config) (*Results, error) {
 	began := time.Now()
 	b := &bench{Config: c, deadline: began.Add(c.Budget)}
@@ -183,25 +183,32 @@ func Measure(c Config) (*Results, error) {
 	}
 	b.res.Users = os.Geteuid() == 0 && canBecome(60000)
 	b.present()
-	setups := b.plan()
-	for _, s := range setups {
-		if err := b.setup(s); err != nil {
-			return nil, fmt.Errorf("setup %q: %w", s.Name, err)
-		}
-	}
-	if c.Rest {
-		if err := b.rest(); err != nil {
-			return nil, fmt.Errorf("at rest: %w", err)
-		}
-	}
-	if c.Growth {
-		if err := b.growth(); err != nil {
-			return nil, fmt.Errorf("growth: %w", err)
-		}
+	err := b.measure()
+	if err != nil {
+		b.res.Notes = append(b.res.Notes, "ended early: "+oneLine(err))
 	}
 	b.res.Seconds = math.Round(time.Since(began).Seconds())
 	b.res.Marks = Judge(b.res)
-	return b.res, nil
+	return b.res, err
+}
+
+func (b *bench) measure() error {
+	for _, s := range b.plan() {
+		if err := b.setup(s); err != nil {
+			return fmt.Errorf("setup %q: %w", s.Name, err)
+		}
+	}
+	if b.Rest {
+		if err := b.rest(); err != nil {
+			return fmt.Errorf("at rest: %w", err)
+		}
+	}
+	if b.Growth {
+		if err := b.growth(); err != nil {
+			return fmt.Errorf("growth: %w", err)
+		}
+	}
+	return nil
 }
 
 // present sorts out the peers that are not here, and names the versions of those that are.

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -93,11 +94,8 @@ func run() (code int, err error) {
 	}
 	c.Rest, c.Growth = chosen("rest"), chosen("growth")
 	results, err := bench.Measure(c)
-	if err != nil {
-		return 0, err
-	}
 	results.WriteText(os.Stdout)
-	return 0, write(*out, results)
+	return 0, errors.Join(err, write(*out, results))
 }
 
 func containsAny(name string, words []string) bool {
