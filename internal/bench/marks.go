@@ -121,23 +121,16 @@ func (r *Results) against(column, peer string, limit float64, m Metric, setup st
 	return list
 }
 
-// againstBest compares with the peer that has the best median among those that splice, or among those that copy.
+// againstBest compares with the peer that has the best median among those that splice, which all take part in the duels,
+// or among those that copy.
 func (r *Results) againstBest(column string, splices bool, limit float64, m Metric, setup string, scenarios ...Scenario) []comparison {
 	var list []comparison
 	for _, sc := range scenarios {
-		best, peer := math.NaN(), ""
-		for _, p := range Peers {
-			if p.Ours || p.Splices != splices {
-				continue
-			}
-			row := r.row(r.closest(setup, sc.Name, p.Name), sc.Name, p.Name)
-			if row == nil || len(row.Runs) == 0 {
-				continue
-			}
-			if v := Summarize(row.values(m)).Median; math.IsNaN(best) || (v > best) == m.Higher {
-				best, peer = v, p.Name
-			}
+		where := setup
+		if splices && r.row(duels(setup), sc.Name, column) != nil {
+			where = duels(setup) // figures of two setups stem from two times
 		}
+		peer := r.best(splices, m, where, sc.Name)
 		c := comparison{label: sc.short() + " ×", limit: limit, least: m.Higher}
 		if peer != "" {
 			c.label = fmt.Sprintf("%s (%s) ×", sc.short(), peer)
@@ -146,6 +139,21 @@ func (r *Results) againstBest(column string, splices bool, limit float64, m Metr
 		list = append(list, c)
 	}
 	return list
+}
+
+// best is the peer with the best median among those that splice, or among those that copy; "" if none was measured.
+func (r *Results) best(splices bool, m Metric, setup, scenario string) (peer string) {
+	best := math.NaN()
+	for _, p := range Peers {
+		row := r.row(setup, scenario, p.Name)
+		if p.Ours || p.Splices != splices || row == nil || len(row.Runs) == 0 {
+			continue
+		}
+		if v := Summarize(row.values(m)).Median; math.IsNaN(best) || (v > best) == m.Higher {
+			best, peer = v, p.Name
+		}
+	}
+	return peer
 }
 
 // closest is the duels of a setup if all of the peers have figures in it, and the setup itself otherwise.

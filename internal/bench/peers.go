@@ -58,16 +58,17 @@ func (p place) file(name, format string, args ...any) (string, error) {
 
 // Names of the columns that other code refers to.
 const (
-	Direct       = "direct"
-	Splice64     = "C splice 64K"
-	Splice1M     = "C splice 1M"
-	Filtered     = "C splice 1M filt"
-	Naive        = "Go io.Copy"
-	HAProxy      = "haproxy"
-	SocketProxyd = "socket-proxyd"
-	Bare         = "syd-tor bare"
-	NoTrap       = "syd-tor"
-	Full         = "syd-tor+tsc"
+	Direct        = "direct"
+	Splice64      = "C splice 64K"
+	Splice1M      = "C splice 1M"
+	Filtered      = "C splice 1M filt"
+	Naive         = "Go io.Copy"
+	HAProxy       = "haproxy"
+	HAProxySplice = "haproxy splice"
+	SocketProxyd  = "socket-proxyd"
+	Bare          = "syd-tor bare"
+	NoTrap        = "syd-tor"
+	Full          = "syd-tor+tsc"
 )
 
 // Peers is every forwarder that the bench knows. Defaults are kept wherever they do not stand in the way of a measurement;
@@ -83,7 +84,7 @@ var Peers = []Peer{
 		return []string{p.listen(), p.Upstream}, nil
 	}, Why: "reference/naive: goroutines and io.Copy"},
 	{Name: HAProxy, Program: "haproxy", UNIX: true, Version: []string{"-v"}, Args: haproxy("")},
-	{Name: "haproxy splice", Program: "haproxy", UNIX: true, Splices: true, Args: haproxy("option splice-request\n  option splice-response"),
+	{Name: HAProxySplice, Program: "haproxy", UNIX: true, Splices: true, Args: haproxy("option splice-request\n  option splice-response"),
 		Why: "splice forced both ways: splice-auto never spliced when its calls were counted"},
 	{Name: "nginx stream", Program: "nginx", UNIX: true, Version: []string{"-v"}, Args: nginx},
 	{Name: SocketProxyd, Program: "systemd-socket-proxyd", UNIX: true, Splices: true, Listener: activated, Version: []string{"--version"},

@@ -108,6 +108,16 @@ func (r *Results) WriteJSON(w io.Writer) error {
 	}{r, r.Figures()})
 }
 
+// ReadJSON reads what WriteJSON wrote and judges it anew, by the marks of this program.
+func ReadJSON(from io.Reader) (*Results, error) {
+	r := &Results{}
+	if err := json.NewDecoder(from).Decode(r); err != nil {
+		return nil, err
+	}
+	r.Marks = Judge(r)
+	return r, nil
+}
+
 // sheet is a table that is written as aligned text or as Markdown.
 type sheet struct {
 	head []string

@@ -74,8 +74,8 @@ func longer(s Scenario, n int) Scenario {
 	return s
 }
 
-// rivals are the forwarders that the marks name or may name as the best that splices.
-var rivals = []string{Splice64, Splice1M, Filtered, HAProxy, SocketProxyd, Bare, NoTrap, Full}
+// rivals are the forwarders that the marks name, and all that splice.
+var rivals = []string{Splice64, Splice1M, Filtered, HAProxy, HAProxySplice, SocketProxyd, Bare, NoTrap, Full}
 
 // duels is the name of the setup in which what the marks compare in the setup of this name is measured again: fewer
 // forwarders, so that rivals follow each other closely, longer, and in more rounds.

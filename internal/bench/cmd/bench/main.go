@@ -38,10 +38,14 @@ func run() (code int, err error) {
 	setups := flag.String("setups", "", "only these `setups`, separated by commas; rest and growth count as such")
 	scenarios := flag.String("scenarios", "", "only scenarios whose name contains one of these `words`, separated by commas")
 	rounds := flag.Int("rounds", 0, "number of rounds (3; the duels of -full have three times as many)")
+	from := flag.String("from", "", "measure nothing: write the report of this bench.json `file` again, by today's marks")
 	budget := flag.Duration("budget", 0, "time for everything (2m30s; 22m with -full)")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return 64, fmt.Errorf("operand %q: none is expected", flag.Arg(0))
+	}
+	if *from != "" {
+		return 0, report(*from, *out)
 	}
 	dir := os.Getenv(scratchEnv)
 	inside := dir != ""
@@ -96,6 +100,21 @@ func run() (code int, err error) {
 	results, err := bench.Measure(c)
 	results.WriteText(os.Stdout)
 	return 0, errors.Join(err, write(*out, results))
+}
+
+// report writes the report of an earlier run again.
+func report(from, out string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	results, err := bench.ReadJSON(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	results.WriteText(os.Stdout)
+	return write(out, results)
 }
 
 func containsAny(name string, words []string) bool {
