@@ -354,7 +354,7 @@ func awaitReadable(fd int) {
 // kill ends all relays. Nothing is lost that the owner's end would not lose.
 func (m *Monitor) kill() {
 	for _, r := range m.relays {
-		unix.Kill(r.pid, unix.SIGKILL) // ESRCH: it ended already, a moment ago, too short for its pid to come around
+		unix.Kill(r.pid, unix.SIGKILL) // ESRCH: it ended already, too short a time ago for its pid to be taken again
 	}
 }
 
