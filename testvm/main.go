@@ -94,15 +94,16 @@ func run() (green bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	b := bed.Bed{
-		Builder: bed.Builder{Root: ".", Dir: filepath.Join(*out, "bin")},
-		Cache:   cache, Logs: filepath.Join(*out, "logs"), Jobs: *jobs, Boot: bootLimit,
-		Log: func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) },
-	}
-	results, err := bed.Describe(ctx, ".")
+	qemu, err := kernel.FetchQEMU(ctx, cache)
 	if err != nil {
 		return false, err
 	}
+	b := bed.Bed{
+		Builder: bed.Builder{Root: ".", Dir: filepath.Join(*out, "bin")},
+		QEMU:    qemu, Cache: cache, Logs: filepath.Join(*out, "logs"), Jobs: *jobs, Boot: bootLimit,
+		Log: func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) },
+	}
+	results := bed.Describe(ctx, ".", qemu)
 	if results.Cells, err = b.Run(ctx, guests, suites); err != nil {
 		return false, err
 	}

@@ -24,6 +24,7 @@ import (
 // Bed runs guests.
 type Bed struct {
 	Builder Builder
+	QEMU    *kernel.QEMU
 	Cache   string        // of kernels
 	Logs    string        // consoles, events and outputs
 	Jobs    int           // guests at a time
@@ -108,7 +109,7 @@ func (b *Bed) one(ctx context.Context, g Guest, suites []Suite) ([]Cell, error) 
 		return nil, err
 	}
 	spec := guest.Spec{
-		Kernel: img, Arch: g.Arch, Init: init, Files: map[string]string{},
+		QEMU: b.QEMU, Kernel: img, Arch: g.Arch, Init: init, Files: map[string]string{},
 		Cmdline: g.Variant.Cmdline, Sysctl: g.Variant.Sysctl,
 		Console: filepath.Join(b.Logs, g.String()+".console"),
 		Events:  filepath.Join(b.Logs, g.String()+".events"),

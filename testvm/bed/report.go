@@ -13,7 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"syd/testvm/guest"
+	"syd/testvm/kernel"
 )
 
 func writeFile(name string, b []byte) error {
@@ -31,9 +31,9 @@ type Results struct {
 	Cells  []Cell `json:"cells"`
 }
 
-// Describe returns Results without cells for the tree at root and the QEMU installed.
-func Describe(ctx context.Context, root string) (Results, error) {
-	r := Results{Date: time.Now().UTC().Format(time.DateOnly)}
+// Describe returns Results without cells for the tree at root.
+func Describe(ctx context.Context, root string, qemu *kernel.QEMU) Results {
+	r := Results{QEMU: qemu.Version, Date: time.Now().UTC().Format(time.DateOnly)}
 	git := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12")
 	git.Dir = root
 	out, err := git.Output()
@@ -42,13 +42,7 @@ func Describe(ctx context.Context, root string) (Results, error) {
 		out = []byte("unknown")
 	}
 	r.Commit = strings.TrimSpace(string(out))
-	out, err = exec.CommandContext(ctx, guest.Machines["amd64"].QEMU, "--version").Output()
-	if err != nil {
-		return r, fmt.Errorf("QEMU: %w", err)
-	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	r.QEMU = strings.TrimPrefix(line, "QEMU emulator version ")
-	return r, nil
+	return r
 }
 
 // WriteJSON writes every cell.
@@ -138,7 +132,7 @@ func (r Results) WriteText(w io.Writer) error {
 	for i, n := range t.notes {
 		fmt.Fprintf(w, "[%d] %s\n", i+1, n)
 	}
-	_, err := fmt.Fprintln(w, tally(r.Cells))
+	_, err := fmt.Fprintf(w, "%s, with QEMU %s\n", tally(r.Cells), r.QEMU)
 	return err
 }
 

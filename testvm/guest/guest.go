@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -26,6 +25,7 @@ import (
 
 // Spec is one boot.
 type Spec struct {
+	QEMU     *kernel.QEMU
 	Kernel   *kernel.Image
 	Arch     string            // GOARCH of PID 1 and the programs
 	Init     string            // PID 1 on the host, static, for Arch
@@ -87,7 +87,7 @@ func Start(ctx context.Context, s Spec) (*Report, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(limited, m.QEMU, args(m, s, initrd.Name())...)
+	cmd := s.QEMU.Command(limited, m.QEMU, args(m, s, initrd.Name())...)
 	cmd.Stderr = &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := cmd.StdoutPipe()

@@ -77,20 +77,29 @@ type file struct {
 	convert          func([]byte) []byte        // what is kept of it
 }
 
-// fetch returns the file's path in the cache and the version of its package. Calls for the same cache take turns, in
-// this process and in others.
-func (f file) fetch(ctx context.Context, cache string) (path, version string, err error) {
+// lock makes callers with the same cache take turns, in this process and in others. Closing the file ends the turn.
+func lock(cache string) (*os.File, error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return "", "", err
+		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	f, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return f, nil
+}
+
+// fetch returns the file's path in the cache and the version of its package.
+func (f file) fetch(ctx context.Context, cache string) (path, version string, err error) {
+	turn, err := lock(cache)
 	if err != nil {
 		return "", "", err
 	}
-	defer lock.Close() // and with it the lock
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return "", "", fmt.Errorf("lock %s: %w", lock.Name(), err)
-	}
+	defer turn.Close()
 	path, version, err = f.locked(ctx, cache)
 	if err != nil {
 		return "", "", fmt.Errorf("%s in %s: %w", f.pkg, f.suite, err)
@@ -99,7 +108,7 @@ func (f file) fetch(ctx context.Context, cache string) (path, version string, er
 }
 
 func (f file) locked(ctx context.Context, cache string) (path, version string, err error) {
-	t, err := newTree(ctx, filepath.Join(cache, "apt", f.suite+"-"+f.arch), f.suite, f.arch)
+	t, err := newTree(ctx, cache, f.suite, f.arch)
 	if err != nil {
 		return "", "", err
 	}
@@ -141,8 +150,10 @@ type tree struct{ dir string }
 // maxAge is how old an index may be before it is fetched again.
 const maxAge = 24 * time.Hour
 
-func newTree(ctx context.Context, dir, suite, arch string) (*tree, error) {
-	dir, err := filepath.Abs(dir)
+// newTree returns the cache's tree for a suite and an architecture, with an index that is not too old.
+// Requires: lock.
+func newTree(ctx context.Context, cache, suite, arch string) (*tree, error) {
+	dir, err := filepath.Abs(filepath.Join(cache, "apt", suite+"-"+arch))
 	if err != nil {
 		return nil, err
 	}
@@ -240,16 +251,22 @@ func (t *tree) resolve(ctx context.Context, pkg string) (name, version string, e
 			}
 		}
 	}
+	version, err = t.version(ctx, pkg)
+	return pkg, version, err
+}
+
+// version returns the package's newest version in the index.
+func (t *tree) version(ctx context.Context, pkg string) (string, error) {
 	out, err := t.apt(ctx, "", "apt-cache", "show", "--no-all-versions", pkg)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
 	for line := range strings.Lines(out) {
 		if v, ok := strings.CutPrefix(line, "Version: "); ok {
-			return pkg, strings.TrimSpace(v), nil
+			return strings.TrimSpace(v), nil
 		}
 	}
-	return "", "", fmt.Errorf("%s: no version in the index", pkg)
+	return "", fmt.Errorf("%s: no version in the index", pkg)
 }
 
 // download puts the package into dir and returns its path. apt checks the hash that the signed index has for it.

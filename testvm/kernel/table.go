@@ -1,7 +1,7 @@
-// Package kernel turns the rows of a table of Debian kernels into files that QEMU boots.
+// Package kernel turns the rows of a table of Debian kernels into files that QEMU boots, and has the QEMU for it.
 //
 // It guarantees that a kernel came from the row's suite through apt's signature and hash checks, and that its exact
-// version is known. The system's own apt configuration, lists and packages are read at most, never changed. It does
+// version is known; QEMU likewise, unless the environment names another. The system's own apt configuration, lists and packages are read at most, never changed. It does
 // not keep old versions alive: what a suite dropped is an error, unless it is in the cache.
 package kernel
 

@@ -5,6 +5,7 @@
 package selftest
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -108,7 +109,7 @@ func TestInitGivesUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	rep, err := guest.Start(t.Context(), guest.Spec{
-		Kernel: img, Arch: "amd64", Init: pid1, Sysctl: map[string]string{"no/such": "1"},
+		QEMU: b.QEMU, Kernel: img, Arch: "amd64", Init: pid1, Sysctl: map[string]string{"no/such": "1"},
 		Programs: []event.Program{{Name: "p", Argv: []string{"/none"}, Timeout: time.Second}},
 		Timeout:  b.Boot, Console: t.TempDir() + "/console", Events: t.TempDir() + "/events",
 	})
@@ -175,9 +176,13 @@ var shared = sync.OnceValues(func() (*bed.Bed, error) {
 	if err != nil {
 		return nil, err
 	}
+	qemu, err := kernel.FetchQEMU(context.Background(), cache)
+	if err != nil {
+		return nil, err
+	}
 	return &bed.Bed{
 		Builder: bed.Builder{Root: strings.TrimSpace(string(root)), Dir: out + "/bin"},
-		Cache:   cache, Logs: out + "/selftest", Jobs: 1, Boot: 40 * time.Second,
+		QEMU:    qemu, Cache: cache, Logs: out + "/selftest", Jobs: 1, Boot: 40 * time.Second,
 		Log: func(string, ...any) {}, // a red cell is what is wanted here
 	}, nil
 })
