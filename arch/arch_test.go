@@ -23,7 +23,10 @@ func exitChild() { arch.Exit(exitStatus + 1) }
 func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
-	if os.Getenv(forkEnv) == "" {
+	switch {
+	case os.Getenv(aloneEnv) != "":
+		goAlone()
+	case os.Getenv(forkEnv) == "":
 		os.Exit(m.Run())
 	}
 	stack, err := unix.Mmap(-1, 0, 1<<16, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)

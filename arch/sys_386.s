@@ -1,5 +1,6 @@
 #include "textflag.h"
 
+#define SYS_exit 1
 #define SYS_clone 120
 
 // INT $0x80, not the vDSO's entry: the relay gives up the vDSO.
@@ -36,4 +37,26 @@ child:
 	MOVL	BP, DX
 	MOVL	(DX), AX
 	CALL	AX
+	UNDEF
+
+// func handlers() (catch, leave uintptr)
+TEXT ·handlers(SB),NOSPLIT,$0-8
+	LEAL	catch<>(SB), AX
+	MOVL	AX, catch+0(FP)
+	LEAL	leave<>(SB), AX
+	MOVL	AX, leave+4(FP)
+	RET
+
+// void catch(int signal)
+TEXT catch<>(SB),NOSPLIT|NOFRAME,$0
+	MOVL	4(SP), AX
+	LEAL	·caught(SB), CX
+	MOVB	$1, (CX)(AX*1)
+	RET
+
+// void leave(int signal)
+TEXT leave<>(SB),NOSPLIT|NOFRAME,$0
+	XORL	BX, BX
+	MOVL	$SYS_exit, AX
+	INT	$0x80
 	UNDEF

@@ -1,5 +1,6 @@
 #include "textflag.h"
 
+#define SYS_exit 60
 #define SYS_clone 56
 
 // func Syscall6(nr, a1, a2, a3, a4, a5, a6 uintptr) uintptr
@@ -36,4 +37,25 @@ child:
 	MOVQ	R12, DX
 	MOVQ	(DX), AX
 	CALL	AX
+	UNDEF
+
+// func handlers() (catch, leave uintptr)
+TEXT ·handlers(SB),NOSPLIT,$0-16
+	LEAQ	catch<>(SB), AX
+	MOVQ	AX, catch+0(FP)
+	LEAQ	leave<>(SB), AX
+	MOVQ	AX, leave+8(FP)
+	RET
+
+// void catch(int signal)
+TEXT catch<>(SB),NOSPLIT|NOFRAME,$0
+	LEAQ	·caught(SB), AX
+	MOVB	$1, (AX)(DI*1)
+	RET
+
+// void leave(int signal)
+TEXT leave<>(SB),NOSPLIT|NOFRAME,$0
+	XORL	DI, DI
+	MOVL	$SYS_exit, AX
+	SYSCALL
 	UNDEF

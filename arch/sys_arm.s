@@ -1,5 +1,6 @@
 #include "textflag.h"
 
+#define SYS_exit 1
 #define SYS_clone 120
 
 // func Syscall6(nr, a1, a2, a3, a4, a5, a6 uintptr) uintptr
@@ -34,4 +35,27 @@ child:
 	MOVW	R8, R7
 	MOVW	(R7), R0
 	CALL	(R0)
+	UNDEF
+
+// func handlers() (catch, leave uintptr)
+TEXT ·handlers(SB),NOSPLIT,$0-8
+	MOVW	$catch<>(SB), R0
+	MOVW	R0, catch+0(FP)
+	MOVW	$leave<>(SB), R0
+	MOVW	R0, leave+4(FP)
+	RET
+
+// void catch(int signal)
+TEXT catch<>(SB),NOSPLIT|NOFRAME,$0
+	MOVW	$·caught(SB), R1
+	ADD	R0, R1
+	MOVW	$1, R2
+	MOVB	R2, (R1)
+	RET
+
+// void leave(int signal)
+TEXT leave<>(SB),NOSPLIT|NOFRAME,$0
+	MOVW	$0, R0
+	MOVW	$SYS_exit, R7
+	SWI	$0
 	UNDEF

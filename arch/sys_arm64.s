@@ -1,5 +1,6 @@
 #include "textflag.h"
 
+#define SYS_exit 93
 #define SYS_clone 220
 
 // func Syscall6(nr, a1, a2, a3, a4, a5, a6 uintptr) uintptr
@@ -34,4 +35,26 @@ child:
 	MOVD	R19, R26
 	MOVD	(R26), R1
 	CALL	(R1)
+	UNDEF
+
+// func handlers() (catch, leave uintptr)
+TEXT ·handlers(SB),NOSPLIT,$0-16
+	MOVD	$catch<>(SB), R0
+	MOVD	R0, catch+0(FP)
+	MOVD	$leave<>(SB), R0
+	MOVD	R0, leave+8(FP)
+	RET
+
+// void catch(int signal)
+TEXT catch<>(SB),NOSPLIT|NOFRAME,$0
+	MOVD	$·caught(SB), R1
+	MOVD	$1, R2
+	MOVB	R2, (R1)(R0)
+	RET
+
+// void leave(int signal)
+TEXT leave<>(SB),NOSPLIT|NOFRAME,$0
+	MOVD	ZR, R0
+	MOVD	$SYS_exit, R8
+	SVC
 	UNDEF

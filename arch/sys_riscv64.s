@@ -1,5 +1,6 @@
 #include "textflag.h"
 
+#define SYS_exit 93
 #define SYS_clone 220
 
 // func Syscall6(nr, a1, a2, a3, a4, a5, a6 uintptr) uintptr
@@ -33,4 +34,27 @@ child:
 	MOV	S2, CTXT
 	MOV	(CTXT), A1
 	CALL	A1
+	UNDEF
+
+// func handlers() (catch, leave uintptr)
+TEXT ·handlers(SB),NOSPLIT,$0-16
+	MOV	$catch<>(SB), A0
+	MOV	A0, catch+0(FP)
+	MOV	$leave<>(SB), A0
+	MOV	A0, leave+8(FP)
+	RET
+
+// void catch(int signal)
+TEXT catch<>(SB),NOSPLIT|NOFRAME,$0
+	MOV	$·caught(SB), A1
+	ADD	A0, A1
+	MOV	$1, A2
+	MOVB	A2, (A1)
+	RET
+
+// void leave(int signal)
+TEXT leave<>(SB),NOSPLIT|NOFRAME,$0
+	MOV	ZERO, A0
+	MOV	$SYS_exit, A7
+	ECALL
 	UNDEF
