@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"syd/internal/policy"
 )
@@ -39,13 +40,20 @@ func audit(file string) (*report, error) {
 	}
 	r, u := &report{}, use{}
 	holders := r.guards(m)
-	whole := r.reach(m, u, entry, fork)
-	after := new(report).reach(m, u, confined) // its faults are whole's as well, if it is a part of it
-	if f := m.byName[confined]; f == nil || whole.bodies[f] == nil {
-		r.fault("%s cannot be reached from %s", confined, entry)
+	var parts []string
+	for i := range programs {
+		p := &programs[i]
+		whole := r.reach(m, u, slices.Concat(p.entries, p.handlers)...)
+		after := new(report).reach(m, u, slices.Concat(p.confined, p.handlers)...) // its faults are whole's as well, if it is a part of it
+		for _, name := range p.confined {
+			if f := m.byName[name]; f == nil || whole.bodies[f] == nil {
+				r.fault("%s cannot be reached from %s", name, p.entries[0])
+			}
+		}
+		made := r.afterConfinement(p, after)
+		r.beforeConfinement(p, whole, after, u)
+		parts = append(parts, fmt.Sprintf("%d functions of the %s, %d of them confined with %d system calls", len(whole.bodies), p.name, len(after.bodies), made))
 	}
-	made := r.afterConfinement(after)
-	r.beforeConfinement(whole, after, u)
 	for _, rows := range [][]allowance{stubs, leaves, indirect, fromData} {
 		for i := range rows {
 			if rows[i].on(m.arch.name) && !u[&rows[i]] {
@@ -55,8 +63,7 @@ func audit(file string) (*report, error) {
 	}
 	slices.Sort(r.faults)
 	r.faults = slices.Compact(r.faults)
-	r.summary = fmt.Sprintf("%s: %d functions of the relay, %d of them confined with %d system calls, %d of %d functions enter the kernel or read a counter",
-		m.arch.name, len(whole.bodies), len(after.bodies), made, holders, len(m.functions))
+	r.summary = fmt.Sprintf("%s: %s; %d of %d functions enter the kernel or read a counter", m.arch.name, strings.Join(parts, ", "), holders, len(m.functions))
 	return r, nil
 }
 
@@ -100,15 +107,15 @@ func (r *report) guards(m *image) int {
 
 // afterConfinement holds that the policy and the system calls of the confined code are the same, call by call. It
 // returns how many they are.
-func (r *report) afterConfinement(g *graph) int {
+func (r *report) afterConfinement(p *program, g *graph) int {
 	a, err := policy.ArchOf(g.image.arch.name)
 	if err != nil {
 		r.fault("%v", err)
 		return 0
 	}
 	rows := map[uint32]string{}
-	for f := range policy.Families {
-		for _, row := range policy.RelayPolicy(a, policy.Family(f)).Rows {
+	for _, pol := range p.policies(a) {
+		for _, row := range pol.Rows {
 			if n, ok := policy.Number(a, row.Call); ok && !row.Dead {
 				rows[uint32(n)] = row.Call
 			}
@@ -126,16 +133,24 @@ func (r *report) afterConfinement(g *graph) int {
 			made[s.number] = true
 		}
 	}
+	for _, f := range p.apart {
+		n := f.numbers[a.Name]
+		if rows[n] != f.call || made[n] {
+			r.fault("the row for %s, made elsewhere, is wrong or used by nothing: remove it", f.call)
+		}
+		delete(rows, n)
+	}
 	for n, call := range rows {
 		if !made[n] {
-			r.fault("the policy allows %s, which the relay never calls", call)
+			r.fault("the policy allows %s, which the %s never calls", call, p.name)
 		}
 	}
 	return len(made)
 }
 
-// beforeConfinement holds the system calls of the rest of the relay's code against the tables.
-func (r *report) beforeConfinement(whole, after *graph, u use) {
+// beforeConfinement holds the system calls of the rest of the code against the tables. The calls of a function that both
+// parts use are the policy's.
+func (r *report) beforeConfinement(p *program, whole, after *graph, u use) {
 	goarch := whole.image.arch
 	made := map[string]bool{}
 	for _, s := range whole.sites() {
@@ -149,7 +164,7 @@ func (r *report) beforeConfinement(whole, after *graph, u use) {
 			continue
 		}
 		known := false
-		for _, b := range before {
+		for _, b := range p.before {
 			if n, ok := b.numbers[goarch.name]; ok && n == s.number {
 				known, made[b.call] = true, true
 			}
@@ -158,7 +173,7 @@ func (r *report) beforeConfinement(whole, after *graph, u use) {
 			r.fault("%s: system call %d is not among those that come before confinement", whole.path(s.function), s.number)
 		}
 	}
-	for _, b := range before {
+	for _, b := range p.before {
 		if !made[b.call] {
 			r.fault("the row for %s before confinement is used by nothing: remove it", b.call)
 		}

@@ -1,9 +1,10 @@
 // Audit reads finished executables of syd-tor and holds them against tables of what they may do.
 //
-// It guarantees, of the code as linked: from the relay's entry no call or jump leads out of the relay's own code but
-// to the functions that the tables name; nothing in there goes to an address that is computed, or is an instruction
-// that the decoder does not know; the functions of the whole binary that enter the kernel or read a counter are
-// exactly those listed; and the system calls of the confined code are exactly those of the policy.
+// It guarantees, of the code as linked: from where relay and monitor leave the Go runtime no call or jump leads out of
+// this project's own code but to the functions that the tables name; nothing in there goes to an address that is
+// computed, or is an instruction that the decoder does not know; the functions of the whole binary that enter the
+// kernel or read a counter are exactly those listed; and the system calls of the confined code are exactly those of the
+// policy.
 //
 // It does not follow data: which values the arguments take is the policy's business, and code that someone writes
 // into memory is W^X's. Stores through pointers are taken not to hit a caller's own outgoing arguments.

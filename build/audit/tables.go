@@ -9,18 +9,75 @@ import (
 
 // What the finished binary may hold, each with its reason. A row that nothing uses any more is a fault as well.
 
-// The relay begins at one function and is confined from another one on. rawFork, whose child calls the first, is the
-// one function of its code that runs before it.
+// program is a process's code from the end of its Go runtime on.
+type program struct {
+	name     string
+	entries  []string // where it begins
+	confined []string // where it is confined, among what entries lead to
+	handlers []string // of signals: they run at any time
+	policies func(*policy.Arch) []*policy.Policy
+	before   []foreign // system calls that it makes before it is confined, by numbers that are constant
+	apart    []foreign // calls of its policy that are made elsewhere
+}
+
+// foreign is a system call that the policy's table of numbers does not have, or not for this code.
+type foreign struct {
+	call    string
+	numbers map[string]uint32
+	why     string
+}
+
 const (
-	entry    = "syd/internal/monitor.runRelay"
-	fork     = "syd/arch.rawFork"
-	confined = "syd/internal/relay.(*Worker).Run"
+	runRelay = "syd/internal/monitor.runRelay"
+	rawFork  = "syd/arch.rawFork" // its child calls runRelay, the only one of its functions that runs before that
 )
 
-// ours is what the names of the relay's own code begin with.
+var programs = []program{
+	{
+		name:     "relay",
+		entries:  []string{runRelay, rawFork},
+		confined: []string{"syd/internal/relay.(*Worker).Run"},
+		policies: func(a *policy.Arch) (all []*policy.Policy) {
+			for f := range policy.Families {
+				all = append(all, policy.RelayPolicy(a, policy.Family(f)))
+			}
+			return all
+		},
+		before: []foreign{
+			{"clone", everywhere(56, 120, 220), "the fork itself"},
+			{"dup3", everywhere(292, 330, 24, 358), "descriptors take their places"},
+			{"close_range", everywhere(436, 436, 436), "all others are closed"},
+		},
+	},
+	{
+		name:     "monitor",
+		entries:  []string{"syd/internal/monitor.(*Monitor).alone"},
+		confined: []string{"syd/internal/monitor.(*Monitor).watch"},
+		handlers: []string{"catch", "leave"},
+		policies: func(a *policy.Arch) []*policy.Policy { return []*policy.Policy{policy.MonitorPolicy(a)} },
+		before: []foreign{
+			{"getpid", everywhere(39, 20, 172), "the one thread that stays"},
+			{"lseek", everywhere(8, 19, 62), "the list of threads is read again"},
+			{"getdents64", everywhere(217, 220, 61, 217), "and again"},
+			{"tgkill", everywhere(234, 270, 131, 268), "each of the others is told to end"},
+			{"seccomp", everywhere(317, 354, 277, 383), "the filter"},
+		},
+		apart: []foreign{
+			{"rt_sigreturn", everywhere(15, 173, 139), "made by the runtime's code on amd64 and 386, by the kernel's elsewhere"},
+		},
+	},
+}
+
+// everywhere gives the number of a call on amd64, on 386, on the architectures with the generic table, and on arm if it
+// is not 386's.
+func everywhere(amd64, i386, generic uint32, arm ...uint32) map[string]uint32 {
+	return map[string]uint32{"amd64": amd64, "386": i386, "arm64": generic, "riscv64": generic, "arm": append(arm, i386)[0]}
+}
+
+// ours is what the names of their own code begin with, but for the handlers in assembly.
 const ours = "syd/"
 
-// syscall6 enters the kernel for the relay; its first argument is the number.
+// syscall6 enters the kernel for them; its first argument is the number.
 const syscall6 = "syd/arch.Syscall6"
 
 // allowance lets functions do something.
@@ -55,39 +112,28 @@ func ofWidth(bits int) []string {
 	return list
 }
 
-// stubs end a path: what the relay's code calls only where it has gone wrong, or never.
+// stubs end a path: what their code calls only where it has gone wrong, or never.
 var stubs = []allowance{
 	{"runtime.panicBounds", nil,
-		"a failed bounds check: before the relay gives up the runtime's memory it exits 2, after that it dies of SIGSEGV"},
+		"a failed bounds check: the process exits 2, or dies of SIGSEGV or SIGSYS once it has given up what that takes"},
 	{"memory_barrier", []string{"arm"},
 		"the kernel's barrier for processors before ARMv7; the binary is built for ARMv7, and the branch is not taken"},
 }
 
-// leaves are functions of others that the relay's code may call. The audit goes on through them.
+// leaves are functions of others that their code may call. The audit goes on through them.
 var leaves = []allowance{
-	{"sync/atomic.StoreUint32 internal/runtime/atomic.Store", only32,
-		"the store that ends a record of counters; 64-bit compilers write it in place. No more than that: no lock, no runtime"},
+	{"sync/atomic.StoreUint32 internal/runtime/atomic.Store sync/atomic.LoadUint32 internal/runtime/atomic.Load", only32,
+		"how counters and records pass between relay and monitor; 64-bit compilers write it in place. No lock, no runtime"},
 }
 
 // indirect are the functions of the graph that may call or jump to an address that is computed.
 var indirect = []allowance{
-	{fork, nil, "calls the function that Fork was given, which is " + entry},
+	{rawFork, nil, "calls the function that Fork was given, which is " + runRelay},
 }
 
-// fromData are the functions that may make a system call whose number no constant says, before the relay is confined.
+// fromData are the functions that may make a system call whose number no constant says, before confinement.
 var fromData = []allowance{
 	{"syd/internal/jail.(*call).issue", nil, "carries out the confinement steps, a table that the monitor wrote before the fork"},
-}
-
-// before are the system calls that the relay's code makes by constant numbers before it is confined.
-var before = []struct {
-	call    string
-	numbers map[string]uint32
-	why     string
-}{
-	{"clone", map[string]uint32{"amd64": 56, "386": 120, "arm64": 220, "arm": 120, "riscv64": 220}, "the fork itself"},
-	{"dup3", map[string]uint32{"amd64": 292, "386": 330, "arm64": 24, "arm": 358, "riscv64": 24}, "descriptors take their places"},
-	{"close_range", map[string]uint32{"amd64": 436, "386": 436, "arm64": 436, "arm": 436, "riscv64": 436}, "all others are closed"},
 }
 
 // kernel are the instructions that enter the kernel.
@@ -98,7 +144,7 @@ var guards = []struct {
 	kinds []string
 	allowance
 }{
-	{kernel, allowance{"syd/arch.Syscall6 syd/arch.Pump syd/arch.rawFork", nil, "the relay's three ways into the kernel"}},
+	{kernel, allowance{"syd/arch.Syscall6 syd/arch.Pump syd/arch.rawFork leave", nil, "our four ways into the kernel"}},
 	{kernel, allowance{"internal/runtime/syscall/linux.Syscall6", nil, "system calls of the monitor, through package syscall"}},
 	{kernel, allowance{"syscall.rawSyscallNoError syscall.rawVforkSyscall golang.org/x/sys/unix.RawSyscallNoError", nil,
 		"the same, for calls without an error and for vfork"}},

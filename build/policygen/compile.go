@@ -144,7 +144,7 @@ func compileRun(p *policy.Policy, run int) (bpf, pfc []byte, err error) {
 	if err := seccomp.SetAPI(3); err != nil {
 		return nil, nil, err
 	}
-	f, err := seccomp.NewFilter(scmpAction[p.Default])
+	f, err := seccomp.NewFilter(scmpAction[policy.KillProcess])
 	if err != nil {
 		return nil, nil, err
 	}
@@ -224,7 +224,7 @@ func addRow(f *seccomp.ScmpFilter, p *policy.Policy, r *policy.Row, arch seccomp
 	}
 	for _, rule := range rules {
 		// Not the exact variant: on 386 it refuses socket calls, as it cannot express them for socketcall.
-		if err := f.AddRuleConditional(call, scmpAction[p.ActionOf(r)], rule); err != nil {
+		if err := f.AddRuleConditional(call, scmpAction[r.Action()], rule); err != nil {
 			return err
 		}
 	}

@@ -279,34 +279,6 @@ func TestOwnerIsStandard(t *testing.T) {
 	}
 }
 
-// TestMonitorKilled checks that a relay does not outlive its monitor, however that ends.
-func TestMonitorKilled(t *testing.T) {
-	for _, s := range []unix.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT} {
-		t.Run(unix.SignalName(s), func(t *testing.T) {
-			upstream, opt := families[0].listen(t)
-			go echo(upstream)
-			f := startForwarder(t, append(opt, append(strict(), "-w2")...)...)
-			if got, err := ask(f.addr, "hello"); got != "hello" || err != nil {
-				t.Fatalf("%q, %v", got, err)
-			}
-			relays := f.relays()
-			f.cmd.Process.Signal(s)
-			<-f.done
-			want := 128 + int(s)
-			if s == unix.SIGKILL {
-				want = -1
-			}
-			if got := f.cmd.ProcessState.ExitCode(); got != want {
-				t.Errorf("status %d, want %d", got, want)
-			}
-			for _, pid := range relays {
-				gone(t, pid, 5*time.Second)
-			}
-			f.ended = true
-		})
-	}
-}
-
 // TestRelayKilled checks that the death of a relay ends syd-tor with its own status, and that the cause is told.
 func TestRelayKilled(t *testing.T) {
 	_, opt := families[0].listen(t)

@@ -18,7 +18,7 @@ import (
 
 func main() {
 	err := run()
-	if err != nil && !errors.Is(err, monitor.ErrTerminated) {
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "syd-tor: %v\n", err)
 	}
 	os.Exit(int(exit.Of(err)))
@@ -67,12 +67,12 @@ func forward(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	m, err := monitor.Start(c, j, listener, owner, v, os.Stderr)
+	m, err := monitor.Start(c, j, listener, owner, v)
 	if err != nil {
 		return err
 	}
-	handoff.Ready(c.SocketFD)
-	return m.Wait(owner)
+	m.Rest(owner)
+	return nil
 }
 
 // check carries out the confinement as forward does, and prints what became of it instead of forwarding.

@@ -93,15 +93,6 @@ func Receive(socket, owner int) (listener int, err error) {
 	return fds[0], nil
 }
 
-// Ready tells the sender of the listening socket, by one byte on socket, that its connections are served from now
-// on, and closes socket. syd(1) starts its program on this byte; an owner that does not read it loses nothing.
-func Ready(socket int) {
-	// By write(2): the confined monitor has no sendmsg(2). The owner may have closed its end; then this fails, Go's
-	// runtime ignores the SIGPIPE, and whether the owner lives is the pidfd's to tell.
-	unix.Write(socket, []byte{0})
-	unix.Close(socket)
-}
-
 func receive(socket, owner int) ([]int, error) {
 	poll := []unix.PollFd{{Fd: int32(socket), Events: unix.POLLIN}, {Fd: int32(owner), Events: unix.POLLIN}}
 	data := make([]byte, 64)

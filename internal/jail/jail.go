@@ -49,7 +49,7 @@ type Jail struct {
 	probes   probes
 	pids     []*Prisoner
 	rules    []string
-	sockets  []int // that the monitor keeps
+	monitor  Monitor
 }
 
 // place is where a UNIX socket lies.

@@ -12,10 +12,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"syd/arch"
 	"syd/internal/policy"
 )
 
-// The steps of the monitor. The Go runtime lives on in it, so what it may not do is listed, not what it may.
+// The steps of the monitor: Close carries out those that need the Go runtime, Last the one that leaves no room for it.
+
+// Monitor is what the steps must know of the process that carries them out.
+type Monitor struct {
+	Sockets []int // descriptors of the sockets that it keeps
+	Filter  policy.Values
+}
 
 // setMDWE is for the whole process, and every process that it forks.
 func (j *Jail) setMDWE() error {
@@ -24,13 +31,13 @@ func (j *Jail) setMDWE() error {
 
 func (j *Jail) sealVault() error { return j.vault.Seal() }
 
-// Close carries out the steps after the fork, all of them on all threads of the monitor. keep are the
-// descriptors of the monitor's sockets.
+// Close carries out the steps after the fork, on all threads of the monitor. That of the filter it tries in a child,
+// and leaves to Last.
 //
-// Requires: every relay is confined; nothing can be looked at afterwards.
-func (j *Jail) Close(keep []int) error {
+// Requires: the main thread; every relay is confined. Nothing can be looked at afterwards.
+func (j *Jail) Close(m Monitor) error {
 	j.probes.close()
-	j.sockets = keep
+	j.monitor = m
 	for id, s := range Steps {
 		if s.Where == After && !j.without[id] {
 			if err := j.settle(StepID(id), s.apply(j)); err != nil {
@@ -50,7 +57,7 @@ func (j *Jail) closeSockets() error {
 	}
 	for _, e := range entries {
 		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd <= 2 || slices.Contains(j.sockets, fd) {
+		if err != nil || fd <= 2 || slices.Contains(j.monitor.Sockets, fd) {
 			continue
 		}
 		if target, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(target, "socket:") {
@@ -62,52 +69,91 @@ func (j *Jail) closeSockets() error {
 	return nil
 }
 
-// dropPrivileges keeps CAP_KILL where the relays have another user and no user namespace of this one's: the
-// owner of a namespace may signal into it without.
 func (j *Jail) dropPrivileges() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
 	}
-	var data [2]unix.CapUserData
-	if j.user.change && j.flags&unix.CLONE_NEWUSER == 0 {
-		data[0].Effective, data[0].Permitted = 1<<unix.CAP_KILL, 1<<unix.CAP_KILL
-	}
+	var none [2]unix.CapUserData
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0)
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0)
 	if errno != 0 {
 		return fmt.Errorf("capset: %w", errno)
 	}
-	got := [2]unix.CapUserData{}
+	var got [2]unix.CapUserData
 	if err := unix.Capget(&header, &got[0]); err != nil {
 		return fmt.Errorf("capget: %w", err)
 	}
-	if got != data {
+	if got != none {
 		return errors.New("no effect: capabilities are left")
 	}
 	return nil
 }
 
-// filterMonitor puts the filter on all threads at once: where one of them has its own, the call fails.
+// last is the monitor's filter; nil: none.
+var last *unix.SockFprog
+
+// filterMonitor makes the filter ready, and a child show that it is one: the child must die of a call that is not in
+// the policy.
 func (j *Jail) filterMonitor() error {
 	p, err := policy.Monitor()
 	if err != nil {
 		return err
 	}
-	rules, err := p.Relocate(policy.Values{})
+	rules, err := p.Relocate(j.monitor.Filter)
 	if err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl PR_SET_NO_NEW_PRIVS: %w", err)
 	}
-	prog := unix.SockFprog{Len: uint16(len(rules)), Filter: &rules[0]}
+	last = &unix.SockFprog{Len: uint16(len(rules)), Filter: &rules[0]}
+	b, err := newBuilder()
+	if err != nil {
+		return fmt.Errorf("mmap: %w", err)
+	}
+	defer unix.Munmap(b.arena)
+	const redZone = 64 // room that some ABIs take above the frame of the first function
+	pid, errno := arch.Fork(uintptr(unix.SIGCHLD), spanOf(b.arena).end-redZone, rehearse)
+	if errno != 0 {
+		return fmt.Errorf("clone: %w", errno)
+	}
+	var status unix.WaitStatus
+	for {
+		if _, err := unix.Wait4(pid, &status, 0, nil); err == nil {
+			break
+		} else if err != unix.EINTR {
+			return fmt.Errorf("wait4: %w", err)
+		}
+	}
+	switch {
+	case status.Signaled() && status.Signal() == unix.SIGSYS:
+		return nil
+	case status.Exited() && status.ExitStatus() != 0:
+		return fmt.Errorf("seccomp: %w", unix.Errno(status.ExitStatus()))
+	}
+	return fmt.Errorf("no effect: a call outside the policy ended in status %#x", uint32(status))
+}
+
+// rehearse is what the child runs.
+//
+//go:nosplit
+func rehearse() {
+	if errno := Last(); errno != 0 {
+		arch.Exit(int32(errno))
+	}
+	arch.Syscall6(unix.SYS_GETPPID, 0, 0, 0, 0, 0, 0)
+	arch.Exit(0)
+}
+
+// Last puts the filter that Close made ready on the process, on threads that have not ended yet too. It is for a monitor
+// that has left the Go runtime, see arch.Leave.
+//
+//go:nosplit
+func Last() unix.Errno {
+	if last == nil {
+		return 0
+	}
 	const flags = unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH
-	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog))); errno != 0 {
-		return fmt.Errorf("seccomp: %w", errno)
-	}
-	mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0)
-	if err != nil || mode != unix.SECCOMP_MODE_FILTER {
-		return fmt.Errorf("no effect: PR_GET_SECCOMP gives %d, %v", mode, err)
-	}
-	return nil
+	r := arch.Syscall6(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(last)), 0, 0, 0)
+	return arch.Errno(r)
 }

@@ -213,7 +213,7 @@ func (j *Jail) Rules() []string {
 	if err != nil || !j.on(monitorSeccomp) {
 		return j.rules
 	}
-	text, err := p.PFC(policy.Values{})
+	text, err := p.PFC(j.monitor.Filter)
 	if err != nil {
 		return j.rules
 	}

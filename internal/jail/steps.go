@@ -160,5 +160,5 @@ var Steps = [numSteps]Step{
 	monitorPrivileges: {Name: "monitor-privileges", Where: After, Required: true, apply: (*Jail).dropPrivileges,
 		What: "the monitor has no capability and is not dumpable"},
 	monitorSeccomp: {Name: "monitor-seccomp", Since: "3.17", Where: After, Required: true, apply: (*Jail).filterMonitor,
-		What: "the monitor makes no socket, file, process or trace (seccomp)"},
+		What: "the monitor can wait, write lines, and end; any other system call kills it (seccomp)"},
 }

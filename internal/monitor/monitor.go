@@ -2,16 +2,17 @@
 //
 // It guarantees that no relay outlives it or the owner, and that a relay's death is told with its cause. What a
 // relay leaves in shared memory it treats as numbers to print.
+//
+// Once all relays are confined it leaves the Go runtime, as they did: watch.go is what runs from then on, and report.go
+// what it says. Nothing wakes it but its owner's end, a signal, or the end of a relay.
 package monitor
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,17 +27,18 @@ import (
 // Fork needs the main thread, and PR_SET_PDEATHSIG speaks of the thread that forked: the main goroutine keeps it.
 func init() { runtime.LockOSThread() }
 
-// recordPeriod is how often a monitor that tells each connection's life looks for news.
-const recordPeriod = 20 * time.Millisecond
-
 // Monitor is the parent of one or more relays on one listener.
 type Monitor struct {
-	config  *config.Config
-	jail    *jail.Jail
-	log     io.Writer
-	relays  []*child
-	ends    chan end // of relays, in the order in which they ended
-	signals chan os.Signal
+	config *config.Config
+	jail   *jail.Jail
+	relays []*child
+	tasks  int   // its threads, see arch.OpenTasks
+	owner  int32 // pidfd
+	out    int32 // where it tells
+
+	// Scratch of the reports, once there is no heap.
+	record          relay.Record
+	counters, total relay.Counters
 }
 
 // handshakeTime bounds each wait for a relay that is being confined, which takes milliseconds.
@@ -47,48 +49,58 @@ type child struct {
 	pid    int
 	jailed *jail.Prisoner
 	region *relay.Region
-	socket int    // handshake; the relay watches it for the monitor's death
-	tail   uint32 // records read so far
+	socket int // handshake; the relay watches it for the monitor's death
+	news   relay.Reader
 }
 
-// end is how a child ended.
-type end struct {
-	pid    int
-	status unix.WaitStatus
-}
-
-// Start forks the relays and returns once each is confined and has been told to accept. It takes over listener
-// and owner. The error says which relay failed at what.
+// Start forks the relays and returns once each is confined, and so is the monitor as far as a Go program can be. It
+// takes over listener and owner. The error says which relay failed at what.
 //
 // Requires: the main goroutine.
-func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault, log io.Writer) (*Monitor, error) {
+func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault) (*Monitor, error) {
 	if err := inherit(listener); err != nil {
 		return nil, err
 	}
-	m := &Monitor{config: c, jail: j, log: log, ends: make(chan end, c.Workers), signals: make(chan os.Signal, 8)}
-	// From the first accept on the owner may ask for the counters.
-	signal.Notify(m.signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1)
-	signal.Ignore(unix.SIGPIPE)
+	m := &Monitor{config: c, jail: j, out: int32(unix.Stderr)}
+	if err := m.listen(); err != nil {
+		return nil, err
+	}
+	var err error
+	if m.tasks, err = arch.OpenTasks(); err != nil {
+		return nil, exit.Errorf(exit.OS, "open /proc/self/task: %w", err)
+	}
 	if err := m.confine(listener, owner, v); err != nil {
 		m.kill()
 		return nil, err
 	}
 	for _, note := range j.Notes() {
-		fmt.Fprintf(log, "syd-tor: %s\n", note)
+		fmt.Fprintf(os.Stderr, "syd-tor: %s\n", note)
 	}
 	if c.Rules {
 		for _, text := range j.Rules() {
-			fmt.Fprint(log, text)
-		}
-	}
-	for _, r := range m.relays {
-		// Why a relay is gone already, Wait will tell.
-		if _, err := unix.Write(r.socket, []byte{0}); err != nil && err != unix.EPIPE {
-			m.kill()
-			return nil, exit.Errorf(exit.OS, "handshake with the relay: %w", err)
+			fmt.Fprint(os.Stderr, text)
 		}
 	}
 	return m, nil
+}
+
+// listen has the signals caught that say something to the monitor, and leaves to the kernel those that end or stop a
+// process by themselves.
+func (m *Monitor) listen() error {
+	signal.Ignore(unix.SIGPIPE)
+	for _, s := range heard {
+		if signal.Ignored(s) {
+			continue // nohup(1)
+		}
+		if err := arch.Catch(s); err != nil {
+			return exit.Errorf(exit.OS, "rt_sigaction of %s: %w", unix.SignalName(s), err)
+		}
+		kit.mask &^= maskOf(s)
+	}
+	for _, s := range unheard {
+		kit.mask &^= maskOf(s)
+	}
+	return arch.Default(unix.SIGABRT)
 }
 
 // Check forks the relays on a socket that nobody can reach, carries out every confinement step, and ends. What
@@ -105,7 +117,7 @@ func Check(c *config.Config, j *jail.Jail, v *vault.Vault) error {
 	if err != nil {
 		return exit.Errorf(exit.OS, "pidfd_open: %w", err)
 	}
-	m := &Monitor{config: c, jail: j, ends: make(chan end, c.Workers)}
+	m := &Monitor{config: c, jail: j}
 	defer m.kill()
 	return m.confine(listener, owner, v)
 }
@@ -135,7 +147,7 @@ func (m *Monitor) confine(listener, owner int, v *vault.Vault) error {
 		}
 		sockets = append(sockets, r.socket)
 	}
-	return m.jail.Close(sockets)
+	return m.jail.Close(jail.Monitor{Sockets: sockets, Filter: filterValues()})
 }
 
 // forking is the region of the relay that is being forked: the child finds its own there.
@@ -182,7 +194,7 @@ func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault) error {
 	if err != nil {
 		return err
 	}
-	m.relays = append(m.relays, &child{pid: jailed.PID, jailed: jailed, region: region, socket: pair[0]})
+	m.relays = append(m.relays, &child{pid: jailed.PID, jailed: jailed, region: region, socket: pair[0], news: region.Reader()})
 	return nil
 }
 
@@ -247,11 +259,13 @@ func (m *Monitor) awaitConfined(r *child) error {
 	case err != nil && err != jail.ErrEnded:
 		return err
 	}
-	e := awaitEnd(r.pid)
+	status := awaitEnd(r.pid)
 	if err := r.jailed.Explain(); err != nil {
 		return err
 	}
-	return m.explain(e)
+	kit.line.n = 0
+	code := m.explain(r.pid, status)
+	return exit.Errorf(code, "%s", kit.line.text[:kit.line.n])
 }
 
 func awaitHangup(socket int) error {
@@ -268,16 +282,13 @@ func awaitHangup(socket int) error {
 	}
 }
 
-// anyRelay is the pid with which awaitEnd waits for whichever relay ends first (wait4(2)).
-const anyRelay = -1
-
-// awaitEnd waits for one of the relays, which has not been waited for, to end.
-func awaitEnd(pid int) end {
+// awaitEnd waits for a relay, which has not been waited for, to end.
+func awaitEnd(pid int) unix.WaitStatus {
 	for {
 		var status unix.WaitStatus
-		pid, err := unix.Wait4(pid, &status, 0, nil)
+		_, err := unix.Wait4(pid, &status, 0, nil)
 		if err == nil {
-			return end{pid, status}
+			return status
 		}
 		if err != unix.EINTR {
 			panic(fmt.Sprintf("wait4: %v", err)) // children are ours alone
@@ -285,111 +296,21 @@ func awaitEnd(pid int) end {
 	}
 }
 
-// Wait returns when the owner has exited (nil), a signal ended the monitor, or a relay died. No relay is left.
-func (m *Monitor) Wait(owner int) error {
-	var news <-chan time.Time
-	if m.config.Debug {
-		ticker := time.NewTicker(recordPeriod)
-		defer ticker.Stop()
-		news = ticker.C
-	}
-	// From here on the monitor rests: what start-up took goes back. That comes before the calls that do not return:
-	// go1.26 misses a goroutine that enters one just when the collector stops the world, and the whole program then
-	// waits for sysmon, which sleeps for a minute (runtime/proc.go: reentersyscall, stopTheWorldWithSema, sysmon).
-	debug.FreeOSMemory()
-	jail.Rest()
-	ownerGone := make(chan struct{})
-	go func() {
-		awaitReadable(owner)
-		close(ownerGone)
-	}()
-	go func() {
-		for range m.relays {
-			m.ends <- awaitEnd(anyRelay)
-		}
-	}()
-	err := m.loop(news, ownerGone)
-	m.kill()
-	m.tell()
-	if m.config.Stats {
-		m.printCounters()
-	}
-	return err
-}
-
-// ErrTerminated means that SIGTERM asked for the end, as syd(1) does once its program has ended. It carries the
-// signal's exit code and is not worth a line on stderr.
-var ErrTerminated = exit.Errorf(exit.Signal(unix.SIGTERM), "ended by SIGTERM")
-
-func (m *Monitor) loop(news <-chan time.Time, ownerGone <-chan struct{}) error {
-	for {
-		select {
-		case <-news:
-			m.tell()
-		case e := <-m.ends:
-			return m.explain(e)
-		case <-ownerGone:
-			return nil
-		case s := <-m.signals:
-			if s == unix.SIGTERM {
-				return ErrTerminated
-			}
-			if s != unix.SIGUSR1 {
-				return exit.Errorf(exit.Signal(s.(unix.Signal)), "ended by %s", unix.SignalName(s.(unix.Signal)))
-			}
-			m.printCounters()
-		}
-	}
-}
-
-func awaitReadable(fd int) {
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for {
-		if _, err := unix.Poll(poll, -1); err == nil {
-			return
-		}
-	}
-}
-
-// kill ends all relays. Nothing is lost that the owner's end would not lose.
+// kill ends all relays. Nothing is lost: none has accepted yet.
 func (m *Monitor) kill() {
 	for _, r := range m.relays {
 		unix.Kill(r.pid, unix.SIGKILL) // ESRCH: it ended already, too short a time ago for its pid to be taken again
 	}
 }
 
-// causes says what usually stands behind a signal that ends a relay.
-var causes = map[unix.Signal]string{
-	unix.SIGSYS:  "a system call outside its policy",
-	unix.SIGSEGV: "memory that it does not have, a failed bounds check or a blocked counter",
-	unix.SIGKILL: "from outside, or memory ran out",
-}
-
-// explain turns the end of a relay into the error that ends the monitor; nil if the owner is gone.
-func (m *Monitor) explain(e end) error {
-	var shared *relay.Shared
-	for _, r := range m.relays {
-		if r.pid == e.pid {
-			shared = r.region.Shared()
-		}
-	}
-	if e.status.Signaled() {
-		s := e.status.Signal()
-		cause := causes[s]
-		if cause == "" {
-			cause = "unexpected"
-		}
-		return exit.Errorf(exit.Software, "relay %d died of %s: %s", e.pid, unix.SignalName(s), cause)
-	}
-	switch relay.Stage(shared.Stage) {
-	case relay.OwnerGone:
-		return nil
-	case relay.Faulted:
-		name := "unknown call"
-		if f := shared.Fault; f < uint32(len(relay.FaultNames)) {
-			name = relay.FaultNames[f]
-		}
-		return exit.Errorf(exit.OS, "relay %d: %s: %w", e.pid, name, unix.Errno(shared.FaultErrno))
-	}
-	return exit.Errorf(exit.Software, "relay %d exited with status %d", e.pid, e.status.ExitStatus())
+// Rest lets the relays accept, and ends this process when the owner has exited, a signal asks for it, or a relay has
+// ended. It does not return. It leaves the Go runtime: nothing else in this program runs on.
+//
+// Requires: the main goroutine.
+func (m *Monitor) Rest(owner int) {
+	m.owner = int32(owner)
+	// What start-up took goes back: no collection comes after this one.
+	debug.FreeOSMemory()
+	jail.Rest()
+	m.leave()
 }

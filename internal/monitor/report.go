@@ -1,66 +1,270 @@
 package monitor
 
 import (
-	"fmt"
-	"io"
-	"strings"
+	"unsafe"
 
+	"golang.org/x/sys/unix"
+
+	"syd/arch"
+	"syd/internal/exit"
 	"syd/internal/relay"
 )
 
+// What the monitor says, put together without the Go runtime.
+
+// numSignals is _NSIG, and one for 0.
+const numSignals = 65
+
+// Words of the kernel's, from package unix while there is a runtime. The last errno so far is EHWPOISON.
+var (
+	errnoTexts  = texts(unix.EHWPOISON+1, unix.Errno.Error)
+	signalNames = texts(unix.Signal(numSignals), unix.SignalName)
+)
+
+func texts[T unix.Errno | unix.Signal](count T, text func(T) string) []string {
+	all := make([]string, count)
+	for i := range all {
+		all[i] = text(T(i))
+	}
+	return all
+}
+
 // tell prints what happened to connections since the last time.
+//
+//go:nosplit
 func (m *Monitor) tell() {
 	if !m.config.Debug {
 		return
 	}
+	rec := &m.record
 	for _, r := range m.relays {
-		next, lost := r.region.Records(r.tail, func(rec relay.Record) {
-			fmt.Fprintf(m.log, "syd-tor: relay %d connection %d: %s\n", r.pid, rec.Conn, describe(rec))
-		})
-		r.tail = next
-		if lost > 0 {
-			fmt.Fprintf(m.log, "syd-tor: relay %d: %d records lost: connections came faster than they could be told\n", r.pid, lost)
+		r.news.Begin()
+		for r.news.Next(rec) {
+			kit.line.begin()
+			kit.line.relay(r.pid)
+			kit.line.str(" connection ")
+			kit.line.num(uint64(rec.Conn))
+			kit.line.str(": ")
+			kit.line.describe(rec)
+			kit.line.end(m.out)
+		}
+		if r.news.Lost > 0 {
+			kit.line.begin()
+			kit.line.relay(r.pid)
+			kit.line.str(": ")
+			kit.line.num(uint64(r.news.Lost))
+			kit.line.str(" records lost: connections came faster than they could be told")
+			kit.line.end(m.out)
 		}
 	}
 }
 
-func describe(r relay.Record) string {
-	bytes := fmt.Sprintf("%d bytes up, %d bytes down", r.Up, r.Down)
+//go:nosplit
+func (l *line) describe(r *relay.Record) {
 	switch r.Kind {
 	case relay.Opened:
-		return "opened"
+		l.str("opened")
 	case relay.Connected:
-		return "connected"
+		l.str("connected")
 	case relay.Closed:
-		return "closed, " + bytes
+		l.str("closed, ")
+		l.traffic(r)
 	case relay.Aborted:
-		return fmt.Sprintf("reset, %s: %v", bytes, r.Err())
+		l.str("reset, ")
+		l.traffic(r)
+		l.str(": ")
+		l.errno(r.Errno)
+	default:
+		l.str("unknown record ")
+		l.num(uint64(r.Kind))
 	}
-	return fmt.Sprintf("unknown record %d", r.Kind)
+}
+
+//go:nosplit
+func (l *line) traffic(r *relay.Record) {
+	l.num(r.Up)
+	l.str(" bytes up, ")
+	l.num(r.Down)
+	l.str(" bytes down")
 }
 
 // printCounters prints one line of name=value for all relays together, and where there are several, before it
 // one for each.
+//
+//go:nosplit
 func (m *Monitor) printCounters() {
-	var sum relay.Counters
-	var b strings.Builder
-	for _, r := range m.relays {
-		c := r.region.Shared().Snapshot()
-		for i, n := range c {
-			sum[i] += n
+	for n, r := range m.relays {
+		for range snapshotTurns {
+			if r.region.Shared().Snapshot(&m.counters) {
+				break
+			}
+			pause(-1, 0, snapshotTurn)
+		}
+		for i, c := range &m.counters {
+			if n == 0 {
+				m.total[i] = 0
+			}
+			m.total[i] += c
 		}
 		if len(m.relays) > 1 {
-			fmt.Fprintf(&b, "syd-tor: relay %d:%s\n", r.pid, format(c))
+			kit.line.begin()
+			kit.line.relay(r.pid)
+			kit.line.str(":")
+			kit.line.counters(&m.counters)
+			kit.line.end(m.out)
 		}
 	}
-	fmt.Fprintf(&b, "syd-tor: counters:%s\n", format(sum))
-	io.WriteString(m.log, b.String())
+	kit.line.begin()
+	kit.line.str("counters:")
+	kit.line.counters(&m.total)
+	kit.line.end(m.out)
 }
 
-func format(c relay.Counters) string {
-	var b strings.Builder
-	for i, name := range relay.CounterNames {
-		fmt.Fprintf(&b, " %s=%d", name, c[i])
+//go:nosplit
+func (l *line) counters(c *relay.Counters) {
+	for i := range c {
+		l.str(" ")
+		l.str(relay.CounterNames[i])
+		l.str("=")
+		l.num(c[i])
 	}
-	return b.String()
+}
+
+// explain says why a relay ended, and returns the code that this means for the monitor: OK and nothing, if its owner
+// is gone.
+//
+//go:nosplit
+func (m *Monitor) explain(pid int, status unix.WaitStatus) exit.Code {
+	l := &kit.line
+	if status.Signaled() {
+		l.relay(pid)
+		l.str(" died of ")
+		l.str(signalNames[status.Signal()])
+		switch status.Signal() {
+		case unix.SIGSYS:
+			l.str(": a system call outside its policy")
+		case unix.SIGSEGV:
+			l.str(": memory that it does not have, a failed bounds check or a blocked counter")
+		case unix.SIGKILL:
+			l.str(": from outside, or memory ran out")
+		default:
+			l.str(": unexpected")
+		}
+		return exit.Software
+	}
+	var shared *relay.Shared
+	for _, r := range m.relays {
+		if r.pid == pid {
+			shared = r.region.Shared()
+		}
+	}
+	switch {
+	case shared != nil && relay.Stage(shared.Stage) == relay.OwnerGone:
+		return exit.OK
+	case shared != nil && relay.Stage(shared.Stage) == relay.Faulted:
+		l.relay(pid)
+		l.str(": ")
+		if f := shared.Fault; f < uint32(len(relay.FaultNames)) {
+			l.str(relay.FaultNames[f])
+		} else {
+			l.str("unknown call")
+		}
+		l.str(": ")
+		l.errno(shared.FaultErrno)
+		return exit.OS
+	}
+	l.relay(pid)
+	l.str(" exited with status ")
+	l.num(uint64(status>>8) & 0xff)
+	return exit.Software
+}
+
+// lineSize is room for the longest line, all counters at their highest.
+const lineSize = 1024
+
+// line is one line of stderr.
+type line struct {
+	text [lineSize]byte
+	n    int
+}
+
+//go:nosplit
+func (l *line) begin() {
+	l.n = 0
+	l.str("syd-tor: ")
+}
+
+// str appends s, as much of it as fits with a newline behind it.
+//
+//go:nosplit
+func (l *line) str(s string) {
+	for i := 0; i < len(s) && l.n < lineSize-1; i++ {
+		l.text[l.n] = s[i]
+		l.n++
+	}
+}
+
+// tens are the powers of ten. With them no number is divided: 32-bit machines call the runtime for that.
+var tens = [...]uint64{1e19, 1e18, 1e17, 1e16, 1e15, 1e14, 1e13, 1e12, 1e11, 1e10, 1e9, 1e8, 1e7, 1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1}
+
+//go:nosplit
+func (l *line) num(n uint64) {
+	begun := false
+	for i := range tens {
+		digit := 0
+		for ; n >= tens[i]; digit++ {
+			n -= tens[i]
+		}
+		if begun = begun || digit > 0 || i == len(tens)-1; begun {
+			l.str("0123456789"[digit : digit+1])
+		}
+	}
+}
+
+//go:nosplit
+func (l *line) errno(e uint32) {
+	if e < uint32(len(errnoTexts)) {
+		l.str(errnoTexts[e])
+		return
+	}
+	l.str("errno ")
+	l.num(uint64(e))
+}
+
+//go:nosplit
+func (l *line) relay(pid int) {
+	l.str("relay ")
+	l.num(uint64(pid))
+}
+
+// end writes the line. What a stderr that does not block will not take in a second is lost.
+//
+//go:nosplit
+func (l *line) end(fd int32) {
+	l.text[l.n] = '\n'
+	l.n++
+	for tries := 0; l.n > 0 && tries < writeTurns; {
+		r := arch.Write(fd, uintptr(unsafe.Pointer(&l.text)), uintptr(l.n))
+		switch {
+		case r > 0 && r <= l.n:
+			// The filter allows one address: the rest moves there.
+			l.n -= r
+			for i := range l.n {
+				l.text[i] = l.text[i+r]
+			}
+		case arch.Errno(uintptr(r)) == unix.EAGAIN:
+			tries++
+			pause(-1, 0, writeTurn)
+		default:
+			return
+		}
+	}
+}
+
+// post sends one byte.
+//
+//go:nosplit
+func (l *line) post(fd int32) {
+	l.text[0] = 0
+	arch.Write(fd, uintptr(unsafe.Pointer(&l.text)), 1)
 }

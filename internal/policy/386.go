@@ -16,21 +16,4 @@ var i386 = Arch{
 			Why: "socketcall(2) multiplexes the socket calls here, and libseccomp would allow it in part",
 		},
 	},
-	Monitor: []Difference{
-		{
-			Add: []Row{
-				{Call: "ipc", Why: "multiplexes System V IPC, with arguments in memory; " + whyShm},
-				{Call: "socketcall", Why: "multiplexes the socket calls, with arguments in memory; " + whyNet},
-			},
-			Why: "the two multiplexers exist here",
-		},
-		{
-			Drop: "mmap",
-			Add: []Row{
-				{Call: "mmap", Why: "the old call, whose arguments lie in memory; Go calls mmap2"},
-				{Call: "mmap2", Args: execMapArgs, Why: whyCode},
-			},
-			Why: "mmap2 is the call in use, and the old mmap hides its arguments",
-		},
-	},
 }

@@ -7,8 +7,4 @@ var arm = Arch{
 	Relay: []Difference{
 		{Drop: "fcntl", Add: fcntlRows("fcntl64"), Why: "Go and libc call fcntl64 on 32-bit machines"},
 	},
-	Monitor: []Difference{
-		{Drop: "mmap", Add: []Row{{Call: "mmap2", Args: execMapArgs, Why: whyCode}},
-			Why: "the EABI has mmap2 only"},
-	},
 }

@@ -25,29 +25,22 @@ import (
 // can be asked about anything and lets nothing happen.
 var answers = map[Action]syscall.Errno{Allow: 3001, KillProcess: 3002, KillThread: 3003}
 
-// role selects what the test binary does when it is started again as a child, in the environment.
+// role names the program that the test binary asks about when it is started again as a child, in the environment.
 const role = "SYD_POLICY_TEST_CHILD"
 
 func TestMain(m *testing.M) {
-	name, child := strings.CutPrefix(os.Getenv(role), "ask ")
-	switch {
-	case child:
-		exitWith(ask(name))
-	case os.Getenv(role) != "":
-		exitWith(live(os.Getenv(role)))
+	name := os.Getenv(role)
+	if name == "" {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
-}
-
-func exitWith(err error) {
-	if err != nil {
+	if err := ask(name); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-// child runs the test binary in a role and returns what it printed and how it ended.
+// child runs the test binary to ask about a program, and returns what it printed and how it ended.
 func child(t *testing.T, as string) (string, syscall.WaitStatus) {
 	t.Helper()
 	self, err := os.Executable()
@@ -89,7 +82,7 @@ func TestKernelAgrees(t *testing.T) {
 	}
 	for _, p := range Policies(a) {
 		t.Run(p.Name, func(t *testing.T) {
-			out, status := child(t, "ask "+p.Name)
+			out, status := child(t, p.Name)
 			if status.ExitStatus() != 0 || !strings.HasPrefix(out, "agreed on ") {
 				t.Fatalf("status %#x: %s", status, out)
 			}

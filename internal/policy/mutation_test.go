@@ -164,9 +164,9 @@ func same(p *Policy, insns []unix.SockFilter, i int, mutant unix.SockFilter) boo
 	if i > 0 && insns[i-1].Code == and && insns[i-1].K == 0 {
 		return mutant.K == in.K && mutant.Jt == in.Jt
 	}
-	// The test for x32 is the first of the number. A relay's number with that bit is in no row, so the default
+	// The test for x32 is the first of the number. A number with that bit is in no row, so the default
 	// kills it as well.
-	return p.Arch.Name == "amd64" && p.Default == KillProcess && (i == 3 && in.K == x32Bit && mutant.Jf == in.Jf || i == 4 && in.K == ^uint32(0))
+	return p.Arch.Name == "amd64" && (i == 3 && in.K == x32Bit && mutant.Jf == in.Jf || i == 4 && in.K == ^uint32(0))
 }
 
 // sees tells whether m answers a recorded call differently.
@@ -191,7 +191,6 @@ func mutations(in unix.SockFilter) []unix.SockFilter {
 		}
 		return ms
 	}
-	// Not the lowest bits: the conditions on open overlap there.
 	ms := []unix.SockFilter{change(func(m *unix.SockFilter) { m.K ^= 1 << 16 }), change(func(m *unix.SockFilter) { m.K ^= 4 })}
 	if in.Code == jumpIfEqual {
 		ms = append(ms, change(func(m *unix.SockFilter) { m.K++ }), change(func(m *unix.SockFilter) { m.K-- }))

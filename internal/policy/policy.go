@@ -6,8 +6,8 @@
 // programs of the running architecture are embedded, and [Program.Relocate] writes the addresses and descriptors
 // of this process into them. Tests run every finished program against an independent reading of the tables.
 //
-// What the package does not do: install anything. A relay filter guards memory by address, so it is worth as
-// much as the guard on the memory behind those addresses, and it allows splice(2) between any two descriptors,
+// What the package does not do: install anything. A filter guards memory by address, so it is worth as much as the
+// guard on the memory behind those addresses, and the relay's allows splice(2) between any two descriptors,
 // which is harmless only while no regular file is open.
 package policy
 
@@ -82,12 +82,18 @@ const (
 	EventPtr                // the struct epoll_event that epoll_ctl reads
 	EventsPtr               // the array that epoll_wait fills
 	PipePtr                 // the two ints that pipe2 fills
+	PollPtr                 // the one struct pollfd of the monitor
+	TimePtr                 // how long it waits
+	MaskPtr                 // the signals that it does not hear meanwhile
+	StatusPtr               // how a relay ended
+	LinePtr                 // the line that it writes
 	endOfSymbols
 )
 
 var symbolNames = [endOfSymbols]string{
 	ListenFD: "ListenFD", EpollFD: "EpollFD", AddrPtr: "AddrPtr", AddrLen: "AddrLen", OnePtr: "OnePtr",
 	LingerPtr: "LingerPtr", ZeroPtr: "ZeroPtr", EventPtr: "EventPtr", EventsPtr: "EventsPtr", PipePtr: "PipePtr",
+	PollPtr: "PollPtr", TimePtr: "TimePtr", MaskPtr: "MaskPtr", StatusPtr: "StatusPtr", LinePtr: "LinePtr",
 }
 
 func (s Symbol) String() string { return symbolNames[s] }
@@ -103,11 +109,10 @@ type Arg struct {
 // Free tells whether any value passes.
 func (a Arg) Free() bool { return a.Sym == constant && len(a.Any) == 0 }
 
-func free(name string) Arg                 { return Arg{Name: name} }
-func null(name string) Arg                 { return Arg{Name: name, Any: []uint64{0}} }
-func at(name string, s Symbol) Arg         { return Arg{Name: name, Sym: s} }
-func is(name string, v ...uint64) Arg      { return Arg{Name: name, Any: v} }
-func bits(name string, mask, v uint64) Arg { return Arg{Name: name, Any: []uint64{v}, Mask: mask} }
+func free(name string) Arg            { return Arg{Name: name} }
+func null(name string) Arg            { return Arg{Name: name, Any: []uint64{0}} }
+func at(name string, s Symbol) Arg    { return Arg{Name: name, Sym: s} }
+func is(name string, v ...uint64) Arg { return Arg{Name: name, Any: v} }
 
 // int32s compares the low 32 bits alone, for an argument that the kernel reads as an int: it is there that the
 // value ends, and a negative one may arrive sign-extended or not.
@@ -119,42 +124,39 @@ func int32s(name string, v ...int32) Arg {
 	return a
 }
 
-// Row is one rule: a call whose arguments all meet their conditions gets the action.
+// Row is one rule: a call whose arguments all meet their conditions is allowed.
 type Row struct {
 	Call string // the kernel's name of the system call
-	Args []Arg  // in the order of the call; none at all: whatever the arguments are
+	Args []Arg  // in the order of the call
 	Why  string // mandatory
 	In   set    // the families it belongs to
-	// Dead answers the call with KillThread, whatever the policy answers otherwise.
+	// Dead answers the call with KillThread instead, whatever its arguments are.
 	Dead bool
 	// Hot raises the call in the program: a filter is read from the top for each system call.
 	Hot uint8
 }
 
-// Policy is what one program enforces.
+// Policy is what one program enforces. A call that no row matches is answered with KillProcess.
 type Policy struct {
-	Name    string // a family's name, or "monitor"
-	Arch    *Arch
-	Default Action // for calls that no row matches
-	Match   Action // for calls that a row matches
-	Rows    []Row  // sorted by call; one match is enough, and none is implied by the others
+	Name string // a family's name, or "monitor"
+	Arch *Arch
+	Rows []Row // sorted by call; one match is enough, and none is implied by the others
 }
 
-// ActionOf returns what a call that row r of p matches is answered.
-func (p *Policy) ActionOf(r *Row) Action {
+// Action is the answer to a call that r matches.
+func (r *Row) Action() Action {
 	if r.Dead {
 		return KillThread
 	}
-	return p.Match
+	return Allow
 }
 
 // Arch is one architecture: a row here, a file with its differences and its embedded programs.
 type Arch struct {
-	Name    string // GOARCH
-	Audit   uint32 // seccomp_data.arch, linux/audit.h
-	Bits    int    // width of an argument that is compared
-	Relay   []Difference
-	Monitor []Difference
+	Name  string // GOARCH
+	Audit uint32 // seccomp_data.arch, linux/audit.h
+	Bits  int    // width of an argument that is compared
+	Relay []Difference
 }
 
 // Difference replaces rows of the common table on one architecture.
@@ -181,15 +183,11 @@ func ArchOf(goarch string) (*Arch, error) {
 func RelayPolicy(a *Arch, f Family) *Policy {
 	rows := apply(relay, a.Relay)
 	rows = slices.DeleteFunc(rows, func(r Row) bool { return !r.In.has(f) })
-	return &Policy{Name: f.String(), Arch: a, Default: KillProcess, Match: Allow, Rows: rows}
+	return &Policy{Name: f.String(), Arch: a, Rows: rows}
 }
 
-// MonitorPolicy returns the policy of the monitor on a. Rows for calls that a does not have are left out.
-func MonitorPolicy(a *Arch) *Policy {
-	rows := apply(monitor, a.Monitor)
-	rows = slices.DeleteFunc(rows, func(r Row) bool { _, ok := Number(a, r.Call); return !ok })
-	return &Policy{Name: "monitor", Arch: a, Default: Allow, Match: KillProcess, Rows: rows}
-}
+// MonitorPolicy returns the policy of the monitor on a: the same rows everywhere.
+func MonitorPolicy(a *Arch) *Policy { return &Policy{Name: "monitor", Arch: a, Rows: monitor} }
 
 // Policies returns every policy of a: the relay's for each family, then the monitor's.
 func Policies(a *Arch) []*Policy {
@@ -240,7 +238,7 @@ func Calls() []string {
 	add(relay)
 	add(monitor)
 	for _, a := range Arches {
-		for _, d := range slices.Concat(a.Relay, a.Monitor) {
+		for _, d := range a.Relay {
 			add(d.Add)
 		}
 	}

@@ -7,26 +7,31 @@ import (
 	"unicode"
 )
 
-// Calls that the relay makes: how many arguments each takes and which of them are pointers, from the manual
+// Calls that relay and monitor make: how many arguments each takes and which of them are pointers, from the manual
 // pages. What is not listed in a row would be free without a word, and a free pointer is power.
 var shape = map[string]struct {
 	args     int
 	pointers []int
 }{
-	"accept4":     {4, []int{1, 2}},
-	"close":       {1, nil},
-	"connect":     {3, []int{1}},
-	"epoll_ctl":   {4, []int{3}},
-	"epoll_pwait": {6, []int{1, 4}},
-	"epoll_wait":  {4, []int{1}},
-	"exit_group":  {1, nil},
-	"fcntl":       {3, nil}, // the third is a number for the commands in the table
-	"fcntl64":     {3, nil},
-	"pipe2":       {2, []int{0}},
-	"setsockopt":  {5, []int{3}},
-	"shutdown":    {2, nil},
-	"socket":      {3, nil},
-	"splice":      {6, []int{1, 3}},
+	"accept4":      {4, []int{1, 2}},
+	"close":        {1, nil},
+	"connect":      {3, []int{1}},
+	"epoll_ctl":    {4, []int{3}},
+	"epoll_pwait":  {6, []int{1, 4}},
+	"epoll_wait":   {4, []int{1}},
+	"exit":         {1, nil},
+	"exit_group":   {1, nil},
+	"fcntl":        {3, nil}, // the third is a number for the commands in the table
+	"fcntl64":      {3, nil},
+	"pipe2":        {2, []int{0}},
+	"ppoll":        {5, []int{0, 2, 3}},
+	"rt_sigreturn": {0, nil},
+	"setsockopt":   {5, []int{3}},
+	"shutdown":     {2, nil},
+	"socket":       {3, nil},
+	"splice":       {6, []int{1, 3}},
+	"wait4":        {4, []int{1, 3}},
+	"write":        {3, []int{1}},
 }
 
 // powerless are the arguments that may be anything, by name.
@@ -52,7 +57,7 @@ func TestRowsAreWellFormed(t *testing.T) {
 					}
 				}
 			}
-			if p.Name == "monitor" || r.Dead {
+			if r.Dead {
 				continue
 			}
 			s, ok := shape[r.Call]
@@ -94,24 +99,11 @@ func TestSourceTablesAreSorted(t *testing.T) {
 
 func TestDifferencesDiffer(t *testing.T) {
 	for _, a := range Arches {
-		for _, d := range slices.Concat(a.Relay, a.Monitor) {
+		for _, d := range a.Relay {
 			reason(t, a.Name, d.Why)
-		}
-		for table, ds := range map[*[]Row][]Difference{&relay: a.Relay, &monitor: a.Monitor} {
-			for _, d := range ds {
-				if d.Drop != "" && !slices.ContainsFunc(*table, func(r Row) bool { return r.Call == d.Drop }) {
-					t.Errorf("%s: drops %s, which the common table does not have", a.Name, d.Drop)
-				}
+			if d.Drop != "" && !slices.ContainsFunc(relay, func(r Row) bool { return r.Call == d.Drop }) {
+				t.Errorf("%s: drops %s, which the common table does not have", a.Name, d.Drop)
 			}
-		}
-	}
-}
-
-// A row of the monitor that no architecture can apply would be decoration.
-func TestMonitorRowsApplySomewhere(t *testing.T) {
-	for _, r := range monitor {
-		if !slices.ContainsFunc(Arches, func(a *Arch) bool { _, ok := Number(a, r.Call); return ok }) {
-			t.Errorf("%s: on no architecture", r.Call)
 		}
 	}
 }

@@ -14,14 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Values are what one relay's filter is bound to: addresses and descriptors of this process. Those that a family
-// has no use for are ignored: OnePtr is TCP's, ZeroPtr is UNIX's. A monitor's program takes none.
+// Values are what one filter is bound to: addresses and descriptors of its process. Those that a program has no use
+// for are ignored: OnePtr is TCP's, ZeroPtr is UNIX's.
 type Values struct {
 	ListenFD, EpollFD            int
 	AddrPtr                      uint64 // the upstream's sockaddr, in the vault
 	AddrLen                      int
 	OnePtr, LingerPtr, ZeroPtr   uint64 // option values, in the vault
 	EventPtr, EventsPtr, PipePtr uint64 // scratch, in the arena
+
+	PollPtr, TimePtr, MaskPtr, StatusPtr, LinePtr uint64 // the monitor's
 }
 
 // value returns what stands for s. Descriptors and lengths are zero-extended, as the relay passes them.
@@ -47,6 +49,16 @@ func (v *Values) value(s Symbol) uint64 {
 		return v.EventsPtr
 	case PipePtr:
 		return v.PipePtr
+	case PollPtr:
+		return v.PollPtr
+	case TimePtr:
+		return v.TimePtr
+	case MaskPtr:
+		return v.MaskPtr
+	case StatusPtr:
+		return v.StatusPtr
+	case LinePtr:
+		return v.LinePtr
 	}
 	return 0
 }
@@ -98,7 +110,7 @@ var programs embed.FS
 // Relay returns the relay's program for upstreams of family f on the running architecture.
 func Relay(f Family) (*Program, error) { return Load(programs, runtime.GOARCH, f.String()) }
 
-// Monitor returns the program that denies the monitor what it does not need, on the running architecture.
+// Monitor returns the monitor's program on the running architecture.
 func Monitor() (*Program, error) { return Load(programs, runtime.GOARCH, "monitor") }
 
 // Files of a program in programs/, by what follows ARCH_NAME.
@@ -217,8 +229,8 @@ func (p *Program) check() error {
 	return nil
 }
 
-// Relocate returns the instructions with v in place, ready for seccomp(2). It allocates, so the relay's are made
-// before the fork. It fails if a value that the program uses cannot be right.
+// Relocate returns the instructions with v in place, ready for seccomp(2). It allocates, so it comes
+// before the fork, or the end of the Go runtime. It fails if a value that the program uses cannot be right.
 func (p *Program) Relocate(v Values) ([]unix.SockFilter, error) {
 	if err := p.fits(&v); err != nil {
 		return nil, fmt.Errorf("policy: relocate program %s: %w", p.name, err)

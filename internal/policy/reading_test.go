@@ -50,10 +50,10 @@ func (rd *reading) answer(c *call) Action {
 	}
 	for _, r := range rd.rows[c.nr] {
 		if rd.matches(r, c) {
-			return rd.p.ActionOf(r)
+			return r.Action()
 		}
 	}
-	return rd.p.Default
+	return KillProcess
 }
 
 func (rd *reading) matches(r *Row, c *call) bool {
@@ -135,6 +135,7 @@ func ordinary(a *Arch, p *Policy) Values {
 		ListenFD: 3, EpollFD: 4, AddrPtr: base + 0x1000, AddrLen: addrLen(p),
 		OnePtr: base + 0x1080, LingerPtr: base + 0x1084, ZeroPtr: base + 0x108c,
 		EventPtr: base + 0x10000, EventsPtr: base + 0x10010, PipePtr: base + 0x20000,
+		PollPtr: base + 0x30000, TimePtr: base + 0x30008, MaskPtr: base + 0x30018, StatusPtr: base + 0x30020, LinePtr: base + 0x30024,
 	}
 }
 
@@ -143,9 +144,11 @@ func collide(a *Arch, p *Policy) Values {
 	v := Values{
 		ListenFD: 6, EpollFD: 1, AddrPtr: 1, AddrLen: addrLen(p), OnePtr: 4, LingerPtr: 8, ZeroPtr: 13,
 		EventPtr: 3, EventsPtr: 256, PipePtr: PipeFlags,
+		PollPtr: unix.WNOHANG, TimePtr: SigsetSize, MaskPtr: 2, StatusPtr: 0xffffffff, LinePtr: 3,
 	}
 	if a.Bits == 64 {
 		v.AddrPtr, v.OnePtr, v.LingerPtr, v.EventPtr = 1<<32|1, 4<<32|4, 8<<32, 3<<32|2
+		v.PollPtr, v.TimePtr, v.StatusPtr = 1<<32, 8<<32|8, ^uint64(0)
 	}
 	return v
 }

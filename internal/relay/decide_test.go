@@ -181,8 +181,10 @@ func TestSnapshotIsWhole(t *testing.T) {
 			w.publish()
 		}
 	}()
+	var c Counters
 	for {
-		c := s.Snapshot()
+		for !s.Snapshot(&c) {
+		}
 		for i := range Descriptors {
 			if c[i] != c[0] {
 				t.Fatalf("counter %d is %d where the first is %d", i, c[i], c[0])
@@ -205,13 +207,14 @@ func TestRecordsOfFullRing(t *testing.T) {
 	}
 	w.ring[0].Conn = 1 << 20 // the next record is being written
 	want := uint32(1)
-	next, lost := r.Records(0, func(rec Record) {
+	reader := r.Reader()
+	reader.Begin()
+	for rec := (Record{}); reader.Next(&rec); want++ {
 		if rec.Conn != want {
 			t.Errorf("record of connection %d, want %d", rec.Conn, want)
 		}
-		want++
-	})
-	if next != RingSize || lost != 1 || want != RingSize {
-		t.Errorf("next %d, lost %d, read up to %d, want %d, 1 and %[4]d", next, lost, want, RingSize)
+	}
+	if reader.Lost != 1 || want != RingSize {
+		t.Errorf("lost %d, read up to %d, want 1 and %d", reader.Lost, want, RingSize)
 	}
 }

@@ -1,11 +1,6 @@
 package relay
 
-import (
-	"sync/atomic"
-	"time"
-
-	"golang.org/x/sys/unix"
-)
+import "sync/atomic"
 
 // Counters, by index. All count from the start of the relay, but for the four at the end, which tell the state.
 const (
@@ -114,18 +109,16 @@ func (w *Worker) publish() {
 	atomic.StoreUint32(&s.seq, s.seq+1)
 }
 
-// Snapshot returns the counters as they were at the relay's last wait. A relay that keeps changing them, or died
-// in the middle, costs a bounded number of tries, and then exactness.
-func (s *Shared) Snapshot() Counters {
-	for range 1000 {
-		before := atomic.LoadUint32(&s.seq)
-		c := s.counters
-		if before&1 == 0 && atomic.LoadUint32(&s.seq) == before {
-			return c
-		}
-		time.Sleep(10 * time.Microsecond)
+// Snapshot copies the counters as they were at the relay's last wait to c. It tells whether they are that: a relay that
+// is changing them just then, or died in the middle, leaves some of both.
+//
+//go:nosplit
+func (s *Shared) Snapshot(c *Counters) bool {
+	before := atomic.LoadUint32(&s.seq)
+	for i := range c {
+		c[i] = s.counters[i]
 	}
-	return s.counters
+	return before&1 == 0 && atomic.LoadUint32(&s.seq) == before
 }
 
 //go:nosplit
@@ -139,31 +132,44 @@ func (w *Worker) record(kind Kind, conn uint32, errno int, up, down uint64) {
 	atomic.StoreUint32(&s.head, s.head+1)
 }
 
-// Records calls f for each record from number tail on, and returns the number to go on from and how many were
-// overwritten before they could be read. It reads what is there when it is called, at most a full ring.
-func (r *Region) Records(tail uint32, f func(Record)) (next, lost uint32) {
-	s := r.worker.shared
-	head := atomic.LoadUint32(&s.head)
-	// The oldest of a full ring is the one that the relay may be writing over now.
-	if behind := head - tail; behind >= RingSize {
-		lost = behind - RingSize + 1
-		tail = head - RingSize + 1
-	}
-	for ; tail != head; tail++ {
-		record := r.worker.ring[tail%RingSize]
-		if atomic.LoadUint32(&s.head)-tail >= RingSize {
-			lost++ // overwritten while it was read
-			continue
-		}
-		f(record)
-	}
-	return tail, lost
+// Reader reads the records of one relay in order, without the Go runtime.
+type Reader struct {
+	Lost uint32 // records that were overwritten since Begin looked last, before they could be read
+
+	region     *Region
+	tail, head uint32
 }
 
-// Err is the error in a record, nil where there is none.
-func (r Record) Err() error {
-	if r.Errno == 0 {
-		return nil
+// Reader returns a reader of r's records from the first one on.
+func (r *Region) Reader() Reader { return Reader{region: r} }
+
+// Begin looks how far the relay has come. Next reads up to there, so that a relay that writes on and on holds nobody up.
+//
+//go:nosplit
+func (r *Reader) Begin() {
+	r.Lost = 0
+	r.head = atomic.LoadUint32(&r.region.worker.shared.head)
+	// The oldest of a full ring is the one that the relay may be writing over now.
+	if behind := r.head - r.tail; behind >= RingSize {
+		r.Lost = behind - RingSize + 1
+		r.tail = r.head - RingSize + 1
 	}
-	return unix.Errno(r.Errno)
+}
+
+// Next copies the next record to rec; false: there are no more.
+//
+//go:nosplit
+func (r *Reader) Next(rec *Record) bool {
+	w := r.region.worker
+	for r.tail != r.head && len(w.ring) == RingSize {
+		n := r.tail
+		r.tail++
+		from := &w.ring[n%RingSize]
+		rec.Up, rec.Down, rec.Conn, rec.Kind, rec.Errno = from.Up, from.Down, from.Conn, from.Kind, from.Errno
+		if atomic.LoadUint32(&w.shared.head)-n < RingSize {
+			return true
+		}
+		r.Lost++ // overwritten while it was read
+	}
+	return false
 }

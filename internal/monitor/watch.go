@@ -1,0 +1,187 @@
+package monitor
+
+import (
+	"math"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"syd/arch"
+	"syd/internal/exit"
+	"syd/internal/jail"
+	"syd/internal/policy"
+)
+
+// The monitor without the Go runtime: one thread, no heap, nosplit functions that make the calls of its policy.
+
+// heard are the signals that the monitor acts on: the first four end it, SIGUSR1 asks for the counters, and SIGCHLD
+// comes with a relay's end.
+var heard = [...]unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGCHLD}
+
+const endings = 4
+
+// unheard are signals with which the kernel ends or stops the monitor by itself. All others change nothing, as in any
+// program in Go.
+var unheard = [...]unix.Signal{unix.SIGABRT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU}
+
+// maskOf is the bit of s in the kernel's sigset_t, which is little-endian on all architectures so far.
+func maskOf(s unix.Signal) uint64 { return 1 << (s - 1) }
+
+// kit is all memory that the monitor's system calls name: its filter allows no other.
+var kit = struct {
+	poll   unix.PollFd
+	time   [2]int // that ppoll(2) waits, in seconds and nanoseconds
+	mask   uint64 // signals that are blocked meanwhile
+	status unix.WaitStatus
+	line   line
+}{poll: unix.PollFd{Events: unix.POLLIN}, mask: math.MaxUint64}
+
+// filterValues are the addresses in kit.
+func filterValues() policy.Values {
+	at := func(p unsafe.Pointer) uint64 { return uint64(uintptr(p)) }
+	return policy.Values{
+		PollPtr: at(unsafe.Pointer(&kit.poll)), TimePtr: at(unsafe.Pointer(&kit.time)), MaskPtr: at(unsafe.Pointer(&kit.mask)),
+		StatusPtr: at(unsafe.Pointer(&kit.status)), LinePtr: at(unsafe.Pointer(&kit.line.text)),
+	}
+}
+
+// Times that the monitor waits, in nanoseconds; longest, in seconds, is as good as for ever.
+const (
+	longest      = math.MaxInt32
+	recordPeriod = 20_000_000 // between looks for news, where it tells each connection's life
+	snapshotTurn = 10_000     // until a relay has finished writing its counters
+	endTurn      = 10_000_000 // between looks whether relays have ended
+	writeTurn    = 1_000_000  // until a stderr that does not block can be written again
+)
+
+// How often it waits.
+const (
+	snapshotTurns = 1000
+	endTurns      = 100
+	writeTurns    = 1000
+)
+
+// leave is the end of the Go runtime in this process.
+//
+//go:nosplit
+func (m *Monitor) leave() {
+	arch.Leave()
+	m.alone()
+}
+
+// alone ends what is left of the runtime and confines what is left of the process.
+//
+//go:nosplit
+func (m *Monitor) alone() {
+	arch.Alone(m.tasks)
+	if errno := jail.Last(); errno != 0 {
+		kit.line.begin()
+		kit.line.str("confinement step monitor-seccomp: ")
+		kit.line.errno(uint32(errno))
+		kit.line.end(m.out)
+		arch.Exit(int32(exit.Unavailable))
+	}
+	m.watch()
+}
+
+// watch releases the relays, tells the owner that its listener is served, and waits.
+//
+//go:nosplit
+func (m *Monitor) watch() {
+	// Where this fails a relay is gone already, and why, the loop will tell; or the owner does not care.
+	for _, r := range m.relays {
+		kit.line.post(int32(r.socket))
+	}
+	kit.line.post(int32(m.config.SocketFD))
+	arch.Close(int32(m.config.SocketFD))
+	seconds, nanos := longest, 0
+	if m.config.Debug {
+		seconds, nanos = 0, recordPeriod
+	}
+	for {
+		m.tell()
+		if pid := reap(); pid > 0 {
+			m.ended(pid, kit.status)
+		}
+		for i := range endings {
+			if arch.Caught(heard[i]) {
+				m.endedBy(heard[i])
+			}
+		}
+		if arch.Caught(unix.SIGUSR1) {
+			m.printCounters()
+		}
+		if pause(m.owner, seconds, nanos) > 0 {
+			m.finish()
+			arch.Exit(int32(exit.OK))
+		}
+	}
+}
+
+// pause waits until fd is readable, and then returns 1; for a signal, or for a time. -1 is no descriptor.
+//
+//go:nosplit
+func pause(fd int32, seconds, nanos int) int {
+	kit.poll.Fd = fd
+	kit.time[0], kit.time[1] = seconds, nanos
+	return arch.Poll(uintptr(unsafe.Pointer(&kit.poll)), 1, uintptr(unsafe.Pointer(&kit.time)), uintptr(unsafe.Pointer(&kit.mask)))
+}
+
+// reap returns a relay that has ended, with its status in kit; 0: none has, less: none is left.
+//
+//go:nosplit
+func reap() int {
+	return arch.Wait4(-1, uintptr(unsafe.Pointer(&kit.status)), unix.WNOHANG)
+}
+
+// finish ends the relays and tells what is left to tell. They go when their socket to the monitor does; the kernel
+// ends those that do not, together with the monitor (PR_SET_PDEATHSIG).
+//
+//go:nosplit
+func (m *Monitor) finish() {
+	for _, r := range m.relays {
+		arch.Close(int32(r.socket))
+	}
+	for range endTurns {
+		left := reap()
+		for left > 0 {
+			left = reap()
+		}
+		if left < 0 {
+			break
+		}
+		pause(-1, 0, endTurn)
+	}
+	m.tell()
+	if m.config.Stats {
+		m.printCounters()
+	}
+}
+
+// ended ends the monitor because a relay has ended.
+//
+//go:nosplit
+func (m *Monitor) ended(pid int, status unix.WaitStatus) {
+	m.finish()
+	kit.line.begin()
+	code := m.explain(pid, status)
+	if code != exit.OK {
+		kit.line.end(m.out)
+	}
+	arch.Exit(int32(code))
+}
+
+// endedBy ends the monitor because of a signal. SIGTERM is how syd(1) asks for it once its program has ended, and not
+// worth a line.
+//
+//go:nosplit
+func (m *Monitor) endedBy(s unix.Signal) {
+	m.finish()
+	if s != unix.SIGTERM {
+		kit.line.begin()
+		kit.line.str("ended by ")
+		kit.line.str(signalNames[s])
+		kit.line.end(m.out)
+	}
+	arch.Exit(int32(exit.Signal(s)))
+}
