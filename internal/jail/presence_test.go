@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -354,7 +355,7 @@ var mutiny = struct {
 	mask   uint64
 	status int32
 	line   [8]byte
-}{poll: unix.PollFd{Fd: -1}, line: [8]byte([]byte("at it\n\x00\x00"))}
+}{poll: unix.PollFd{Fd: -1}, mask: math.MaxUint64, line: [8]byte([]byte("at it\n\x00\x00"))}
 
 // refusedWith is the exit code of a mutiny whose call the kernel refused, less the errno.
 const refusedWith = 100

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 
@@ -309,8 +308,6 @@ func (m *Monitor) kill() {
 // Requires: the main goroutine.
 func (m *Monitor) Rest(owner int) {
 	m.owner = int32(owner)
-	// What start-up took goes back: no collection comes after this one.
-	debug.FreeOSMemory()
 	jail.Rest()
 	m.leave()
 }
