@@ -14,7 +14,7 @@ type GrowthRow struct {
 	Unit     string
 	At       float64 // idle connections beside it, or bytes of an answer
 	Cost     Summary
-	ToFirst  Summary // ratio to the first condition, round by round
+	ToFirst  Summary // ratio to the first condition, measured in the same turn
 	Failures []string
 }
 
@@ -43,12 +43,20 @@ func (b *bench) growthPlan() (held []int, sizes []int) {
 	return []int{0, 2000}, []int{64, 4 << 10, 256 << 10, 64 << 20}
 }
 
-// growthWindow is the length of a measurement: a few per cent are looked for.
+// growthWindow is the length of a measurement.
 func (b *bench) growthWindow() time.Duration {
 	if b.Full {
-		return max(b.res.Window, 300*time.Millisecond)
+		return max(b.res.Window, 100*time.Millisecond)
 	}
 	return b.res.Window
+}
+
+// growthRounds is how often each condition is measured: a few per cent are looked for.
+func (b *bench) growthRounds() int {
+	if b.Full {
+		return 6 * b.Rounds
+	}
+	return b.Rounds
 }
 
 func growthTime(c Config) time.Duration {
@@ -75,18 +83,10 @@ func (b *bench) growth() error {
 			continue
 		}
 		b.Log("growth: %s", p.Name)
-		i, err := d.starter.start(p)
-		if err != nil {
-			b.res.Absent = append(b.res.Absent, Absence{s.Name, p.Name, oneLine(err)})
-			continue
-		}
-		if err := b.growWith(d, i, held); err != nil {
+		if err := b.growWith(d, p, held); err != nil {
 			return err
 		}
-		if err := b.growSize(d, i, sizes); err != nil {
-			return err
-		}
-		if err := i.stop(); err != nil {
+		if err := b.growSize(d, p, sizes); err != nil {
 			return err
 		}
 	}
@@ -99,76 +99,100 @@ type point struct {
 	failures    []string
 }
 
-// growWith measures each series beside more and more idle connections, all conditions in each round.
-func (b *bench) growWith(d *stand, i *instance, held []int) error {
+// growWith measures each series on two instances of a forwarder in turn, of which one holds more and more idle
+// connections: what is compared follows each other closely.
+func (b *bench) growWith(d *stand, p *Peer, held []int) error {
+	var both [2]*instance
+	for n := range both {
+		i, err := d.starter.start(p)
+		if err != nil {
+			b.res.Absent = append(b.res.Absent, Absence{"growth", p.Name, oneLine(err)})
+			return nil
+		}
+		defer i.stop()
+		both[n] = i
+	}
 	points := make([][]point, len(growthSeries))
 	for n := range points {
 		points[n] = make([]point, len(held))
 	}
-	for range b.Rounds {
-		for h, idle := range held {
+	for h, idle := range held {
+		if idle > 0 {
+			s, err := d.load.do(Op{Kind: Hold, Addr: both[1].addr, Conns: idle, Window: 20 * time.Second})
+			if err != nil {
+				return err
+			}
+			if s.Err != "" {
+				points[0][h].failures = append(points[0][h].failures, fmt.Sprintf("%d of %d held: %s", s.Done, idle, s.Err))
+			}
+		}
+		for range b.growthRounds() {
 			if time.Now().After(b.deadline.Add(growthTime(b.Config))) {
 				b.res.Notes = append(b.res.Notes, "growth: time was up")
 				break
 			}
-			if idle > 0 {
-				s, err := d.load.do(Op{Kind: Hold, Addr: i.addr, Conns: idle, Window: 20 * time.Second})
-				if err != nil {
-					return err
-				}
-				if s.Err != "" {
-					points[0][h].failures = append(points[0][h].failures, fmt.Sprintf("%d of %d held: %s", s.Done, idle, s.Err))
-				}
-			}
 			for n, g := range growthSeries {
-				if err := b.grow(d, i, Op{Kind: g.sc.Kind, Conns: g.sc.Conns, Size: g.sc.Size}, g.metric, points[n], h); err != nil {
+				op := Op{Kind: g.sc.Kind, Conns: g.sc.Conns, Size: g.sc.Size}
+				var first point
+				if err := b.grow(d, both[0], op, g.metric, &first); err != nil {
 					return err
 				}
+				if err := b.grow(d, both[1], op, g.metric, &points[n][h]); err != nil {
+					return err
+				}
+				points[n][h].compare(first)
 			}
-			if _, err := d.load.do(Op{Kind: Release}); err != nil {
-				return err
-			}
-			time.Sleep(50 * time.Millisecond)
+		}
+		if _, err := d.load.do(Op{Kind: Release}); err != nil {
+			return err
 		}
 	}
 	for n, g := range growthSeries {
-		b.addGrowth(i.peer.Name, g.name, g.metric.Unit, points[n], held)
+		b.addGrowth(p.Name, g.name, g.metric.Unit, points[n], held)
 	}
 	return nil
 }
 
 // growSize measures what an answer costs as it grows.
-func (b *bench) growSize(d *stand, i *instance, sizes []int) error {
+func (b *bench) growSize(d *stand, p *Peer, sizes []int) error {
+	i, err := d.starter.start(p)
+	if err != nil {
+		return nil // which growWith has told
+	}
+	defer i.stop()
 	points := make([]point, len(sizes))
 	for range b.Rounds {
 		for n, size := range sizes {
-			if err := b.grow(d, i, Op{Kind: Answer, Conns: 1, Size: size}, cpuPerOp, points, n); err != nil {
+			if err := b.grow(d, i, Op{Kind: Answer, Conns: 1, Size: size}, cpuPerOp, &points[n]); err != nil {
 				return err
 			}
+			points[n].compare(points[0])
 		}
 	}
-	b.addGrowth(i.peer.Name, answerSeries, cpuPerOp.Unit, points, sizes)
+	b.addGrowth(p.Name, answerSeries, cpuPerOp.Unit, points, sizes)
 	return nil
 }
 
-// grow takes one measurement into points[at].
-func (b *bench) grow(d *stand, i *instance, op Op, m Metric, points []point, at int) error {
+// grow takes one measurement into p.
+func (b *bench) grow(d *stand, i *instance, op Op, m Metric, p *point) error {
 	op.Addr, op.Meter, op.Warm, op.Window = i.addr, i.group.Meter(), b.res.Warm, b.growthWindow()
 	s, err := d.load.do(op)
 	if err != nil {
 		return err
 	}
-	p := &points[at]
 	if s.Err != "" {
 		p.failures = append(p.failures, s.Err)
 		return nil
 	}
-	v := m.Of(s)
-	p.cost = append(p.cost, v)
-	if first := points[0].cost; len(first) > 0 {
-		p.ratio = append(p.ratio, per(v, first[len(first)-1]))
-	}
+	p.cost = append(p.cost, m.Of(s))
 	return nil
+}
+
+// compare sets the last cost against the last of another point.
+func (p *point) compare(with point) {
+	if n, m := len(p.cost), len(with.cost); n > 0 && m > 0 {
+		p.ratio = append(p.ratio, per(p.cost[n-1], with.cost[m-1]))
+	}
 }
 
 func (b *bench) addGrowth(peer, series, unit string, points []point, at []int) {
@@ -178,16 +202,25 @@ func (b *bench) addGrowth(peer, series, unit string, points []point, at []int) {
 	}
 }
 
-// flatness is the largest distance of a median ratio from 1; NaN if nothing was measured.
-func flatness(rows []GrowthRow) float64 {
-	worst := math.NaN()
+// flatness is the largest distance of a median ratio from 1, with its confidence interval. The first condition counts for
+// nothing: there the two instances are alike, and differ by noise.
+func flatness(rows []GrowthRow) (worst Summary) {
 	for _, r := range rows {
-		if r.ToFirst.N == 0 {
-			continue
-		}
-		if d := math.Abs(r.ToFirst.Median - 1); math.IsNaN(worst) || d > worst {
-			worst = d
+		x := r.ToFirst
+		if d := math.Abs(x.Median - 1); x.N > 0 && r.At > 0 && (worst.N == 0 || d > worst.Median) {
+			worst = Summary{N: x.N, Median: d}
+			worst.Low, worst.High = distances(x.Low, x.High)
+			worst.Min, worst.Max = distances(x.Min, x.Max)
 		}
 	}
 	return worst
+}
+
+// distances returns the smallest and the largest distance from 1 in an interval.
+func distances(low, high float64) (least, most float64) {
+	a, b := math.Abs(low-1), math.Abs(high-1)
+	if low <= 1 && high >= 1 {
+		return 0, max(a, b)
+	}
+	return min(a, b), max(a, b)
 }

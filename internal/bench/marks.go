@@ -87,7 +87,7 @@ var marks = []mark{
 		return r.againstBest(c, false, .8, throughput, "all cores", bulk1, bulk8, bulk64)
 	}, false},
 	{"fairness", "slowest stream at least .98 of the fastest", func(r *Results, c string) []comparison {
-		return r.alone(c, .98, fairness, "one core", bulk8, bulk64)
+		return r.alone(c, .98, fairness, "one core", even8, even64)
 	}, false},
 	{"CPU per 64 B round trip, 32 connections", "at most .92 × the C splice loop", func(r *Results, c string) []comparison {
 		return r.against(c, Splice1M, .92, cpuPerOp, "one core", pp32)
@@ -171,7 +171,7 @@ func (r *Results) alone(column string, limit float64, m Metric, setup string, sc
 	var list []comparison
 	for _, sc := range scenarios {
 		c := comparison{label: sc.short(), limit: limit, least: m.Higher}
-		if row := r.row(r.closest(setup, sc.Name, column), sc.Name, column); row != nil {
+		if row := r.row(setup, sc.Name, column); row != nil {
 			c.value = Summarize(row.values(m))
 		}
 		list = append(list, c)
@@ -286,9 +286,7 @@ func growthMark(r *Results, column string) []comparison {
 		}
 		label, _, _ := strings.Cut(g.name, ":")
 		c := comparison{label: fmt.Sprintf("%s, to %.0f connections: off by", label, most), limit: .05}
-		if d := flatness(rows); !math.IsNaN(d) {
-			c.value = one(d)
-		}
+		c.value = flatness(rows)
 		list = append(list, c)
 	}
 	return list

@@ -46,6 +46,9 @@ var (
 	bulk1  = Scenario{Name: "bulk, 1 stream", Kind: Bulk, Conns: 1}
 	bulk8  = Scenario{Name: "bulk, 8 streams", Kind: Bulk, Conns: 8, Stretch: [2]int{3, 2}}
 	bulk64 = Scenario{Name: "bulk, 64 streams", Kind: Bulk, Conns: 64, Stretch: [2]int{1, 8}}
+	// The same for as long as fairness takes, see fairBytes.
+	even8  = Scenario{Name: bulk8.Name, Kind: Bulk, Conns: 8, Stretch: [2]int{3, 6}}
+	even64 = Scenario{Name: bulk64.Name, Kind: Bulk, Conns: 64, Stretch: [2]int{1, 24}}
 	upload = Scenario{Name: "upload, 8 streams", Kind: Upload, Conns: 8, Full: true}
 	pp1    = Scenario{Name: "64 B ping-pong, 1 connection", Kind: PingPong, Conns: 1, Size: 64}
 	pp32   = Scenario{Name: "64 B ping-pong, 32 connections", Kind: PingPong, Conns: 32, Size: 64}
@@ -78,17 +81,20 @@ func longer(s Scenario, n int) Scenario {
 var rivals = []string{Splice64, Splice1M, Filtered, HAProxy, HAProxySplice, SocketProxyd, Bare, NoTrap, Full}
 
 // duels is the name of the setup in which what the marks compare in the setup of this name is measured again: fewer
-// forwarders, so that rivals follow each other closely, longer, and in more rounds.
+// forwarders and shorter measurements, so that rivals follow each other closely, in many more rounds.
 func duels(setup string) string { return setup + ", duels" }
+
+// duelRounds is how many rounds the duels have for one of the mode's.
+const duelRounds = 9
 
 // Setups in the order in which they run.
 var Setups = []Setup{
-	{Name: duels("one core"), What: "loopback, TCP upstream, all on one core: what the marks compare, longer and in more rounds", OneCore: true, Full: true,
-		Peers: rivals, Rounds: 3, Scenarios: []Scenario{longer(bulk1, 4), longer(bulk8, 6), longer(bulk64, 24), longer(pp1, 4), longer(pp32, 4), longer(churn8, 4)}},
+	{Name: duels("one core"), What: "loopback, TCP upstream, all on one core: what the marks compare, in many rounds", OneCore: true, Full: true,
+		Peers: rivals, Rounds: duelRounds, Scenarios: []Scenario{longer(bulk1, 2), longer(bulk8, 3), longer(bulk64, 6), longer(pp1, 2), longer(pp32, 2), longer(churn8, 2)}},
 	{Name: duels("all cores"), What: "the same, placed by the scheduler", Full: true,
-		Peers: rivals, Rounds: 3, Scenarios: []Scenario{longer(bulk1, 4), longer(bulk8, 6), longer(bulk64, 24)}},
+		Peers: rivals, Rounds: duelRounds, Scenarios: []Scenario{longer(bulk1, 2), longer(bulk8, 3), longer(bulk64, 6)}},
 	{Name: "one core", What: "loopback, TCP upstream; clients, forwarder and upstream share one core", OneCore: true,
-		Scenarios: []Scenario{bulk1, bulk8, bulk64, upload, pp1, pp32, pp256, big1, big32, big256, churn8}},
+		Scenarios: []Scenario{bulk1, even8, even64, upload, pp1, pp32, pp256, big1, big32, big256, churn8}},
 	{Name: "all cores", What: "loopback, TCP upstream; the scheduler places everything", Scenarios: []Scenario{bulk1, bulk8, bulk64,
 		fullOnly(pp1), fullOnly(pp32), fullOnly(churn8)}},
 	{Name: "unix", What: "loopback to a UNIX upstream; one core", OneCore: true, UNIX: true,

@@ -37,7 +37,7 @@ func run() (code int, err error) {
 	only := flag.String("peers", "", "measure only forwarders whose name contains one of these `words`, separated by commas")
 	setups := flag.String("setups", "", "only these `setups`, separated by commas; rest and growth count as such")
 	scenarios := flag.String("scenarios", "", "only scenarios whose name contains one of these `words`, separated by commas")
-	rounds := flag.Int("rounds", 0, "number of rounds (3; the duels of -full have three times as many)")
+	rounds := flag.Int("rounds", 0, "number of rounds (3; the duels of -full have nine times as many)")
 	from := flag.String("from", "", "measure nothing: write the report of this bench.json `file` again, by today's marks")
 	budget := flag.Duration("budget", 0, "time for everything (2m30s; 22m with -full)")
 	flag.Parse()
