@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// QEMU is an emulator that can be trusted with Go programs: 10 or newer. 7.2 can not: of Linux 6.12 with cmpxchg16b
+// QEMU is an emulator that can be trusted with Go programs: 10 or newer. 7.2 cannot: of Linux 6.12 with cmpxchg16b
 // visible, 9 boots of 47 died, and 386 programs die of stray traps now and then.
 type QEMU struct {
 	Version string // as it tells itself
@@ -34,8 +34,8 @@ const (
 // qemuPackages have the emulators of the architectures in kernels.txt; the firmware comes by their dependencies.
 var qemuPackages = []string{"qemu-system-x86", "qemu-system-arm", "qemu-system-riscv"}
 
-// FetchQEMU returns the suite's QEMU of today's index, from the cache where it has that version. It comes with every library down
-// to the C library and runs with these alone, so that it does not matter what this machine has.
+// FetchQEMU returns the suite's QEMU of today's index, from the cache where it has that version. It comes with every
+// library down to the C library and runs with these alone, so that it does not matter what this machine has.
 func FetchQEMU(ctx context.Context, cache string) (*QEMU, error) {
 	if bin := os.Getenv(QEMUVariable); bin != "" {
 		q := &QEMU{bin: bin}
