@@ -396,7 +396,7 @@ func carryOut(o *order) (*outcome, error) {
 	results := (*jail.Results)(&region.Shared().Steps)
 	p, err := j.Fork(jail.Relay{
 		Stack: region.Stack(), Maps: append(region.Maps(), t.arena, page), Results: results,
-		Filter: f, Descriptors: region.Limit(), Socket: theirs,
+		Filter: f, Descriptors: region.Limit(), Socket: theirs, Other: socket,
 	}, attack)
 	if err != nil {
 		return nil, err

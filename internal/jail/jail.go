@@ -194,6 +194,7 @@ type Relay struct {
 	Filter      policy.Values
 	Descriptors int // its limit
 	Socket      int // its end of the handshake, before it moves its descriptors
+	Other       int // the monitor's end
 }
 
 // Prisoner is a relay that was forked.

@@ -13,8 +13,10 @@ import (
 
 // The steps that the relay carries out, in the order of the table: each appends its calls to the program.
 
-// await waits for the byte that says that the identity maps are written. End of file: the monitor is gone.
+// await waits for the byte that says that the identity maps are written. End of file: the monitor is gone. That comes
+// only where nobody else has the monitor's end; relays that are forked later close theirs in turn.
 func (j *Jail) await(b *builder) error {
+	b.do(unix.SYS_CLOSE, uintptr(b.relay.Other))
 	b.receive()
 	return nil
 }
