@@ -29,18 +29,27 @@ func Catch(s syscall.Signal) error {
 // Default lets the kernel do with s what it does by itself, signal(7).
 func Default(s syscall.Signal) error { return handle(s, 0) }
 
-// handle replaces the handler of s. All else is as the runtime has it for SIGURG, by which it preempts: the stack of
-// signals, all of them blocked meanwhile, calls restarted, and the way back.
-func handle(s syscall.Signal, handler uintptr) error {
-	// The largest struct sigaction (include/linux/signal_types.h) has four words. The handler comes first on every
-	// architecture here.
-	var action [8]uintptr
-	at := uintptr(unsafe.Pointer(&action))
-	if _, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGURG), 0, at, sigsetSize, 0, 0); e != 0 {
-		return e
+// sigaction is room for the kernel's struct sigaction (include/linux/signal_types.h): four words or five. The handler
+// comes first on every architecture here.
+type sigaction [8]uintptr
+
+// actionOf returns an action with that handler. All else is as the runtime has it for SIGURG, by which it preempts: the
+// stack of signals, all of them blocked meanwhile, calls restarted, and the way back.
+func actionOf(handler uintptr) (a sigaction, err error) {
+	_, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGURG), 0, uintptr(unsafe.Pointer(&a)), sigsetSize, 0, 0)
+	if e != 0 {
+		return a, e
 	}
-	action[0] = handler
-	if _, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), at, 0, sigsetSize, 0, 0); e != 0 {
+	a[0] = handler
+	return a, nil
+}
+
+func handle(s syscall.Signal, handler uintptr) error {
+	a, err := actionOf(handler)
+	if err != nil {
+		return err
+	}
+	if _, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&a)), 0, sigsetSize, 0, 0); e != 0 {
 		return e
 	}
 	return nil
@@ -59,17 +68,17 @@ func Caught(s syscall.Signal) bool {
 // inherited (runtime/sigtab_linux_generic.go, _SigUnblock).
 const leaveSignal = unix.SIGPROF
 
-// OpenTasks returns a descriptor of the list of this process's threads, for Alone.
+// leaving is what Alone has done with leaveSignal.
+var leaving sigaction
+
+// OpenTasks makes ready what Alone needs, and returns the descriptor of the list of this process's threads.
 func OpenTasks() (int, error) {
-	if err := handle(leaveSignal, leave()); err != nil {
+	_, leave := handlers()
+	var err error
+	if leaving, err = actionOf(leave); err != nil {
 		return -1, err
 	}
 	return unix.Open("/proc/self/task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-}
-
-func leave() uintptr {
-	_, leave := handlers()
-	return leave
 }
 
 // How long Alone waits for threads to end: in turns of a tenth of a millisecond, up to 50 ms in which the list does
@@ -80,7 +89,7 @@ const (
 	leaveTurns = 500
 )
 
-// direntsSize holds the directory entries of some 80 threads; there is another read for more.
+// direntsSize holds the directory entries of 64 threads; there is another read for more.
 const direntsSize = 2048
 
 var (
@@ -96,13 +105,15 @@ var (
 //go:nosplit
 func Leave() { beforeFork() }
 
-// Alone ends all threads but this one, and closes tasks, which came from OpenTasks.
+// Alone ends all threads but this one, and closes tasks, which came from OpenTasks. Until then leaveSignal does what it
+// always did: it may come from anywhere, at any time.
 //
 // Requires: Leave.
 //
 //go:nosplit
 //go:norace
 func Alone(tasks int) {
+	Syscall6(unix.SYS_RT_SIGACTION, uintptr(leaveSignal), uintptr(unsafe.Pointer(&leaving)), 0, sigsetSize, 0, 0)
 	self := Syscall6(unix.SYS_GETPID, 0, 0, 0, 0, 0, 0)
 	before, same := uintptr(0), 0
 	for same < leaveTurns {

@@ -1,10 +1,11 @@
-// Package arch holds what differs per CPU: raw system calls, the fork of the relay, and the pump.
+// Package arch holds what differs per CPU: raw system calls, the two ways out of the Go runtime (the fork of the relay,
+// and Alone), and the pump.
 //
-// Everything here runs where no Go runtime is left: functions are nosplit, allocate nothing, take no locks and
-// never enter the scheduler. It guarantees nothing about arguments: a wrong pointer is the kernel's EFAULT.
+// What is nosplit here runs where no Go runtime is left: it allocates nothing, takes no locks and never enters the
+// scheduler. It guarantees nothing about arguments: a wrong pointer is the kernel's EFAULT.
 //
-// A new architecture is one sys_ARCH.s (Syscall6, rawFork) and one pump_ARCH.s; without the latter it builds with the
-// tag purego.
+// A new architecture is one sys_ARCH.s (Syscall6, rawFork, two signal handlers) and one pump_ARCH.s; without the latter
+// it builds with the tag purego.
 package arch
 
 import (

@@ -43,7 +43,7 @@ func (r *report) reach(m *image, u use, roots ...string) *graph {
 			case u.allowed(stubs, m.arch, to.name):
 				return
 			case !strings.HasPrefix(to.name, ours) && !u.allowed(leaves, m.arch, to.name):
-				r.fault("%s → %s: a path out of the relay's own code", g.path(f), to.name)
+				r.fault("%s → %s: a path out of our own code", g.path(f), to.name)
 				return
 			}
 			if _, seen := g.caller[to]; !seen {

@@ -56,6 +56,7 @@ var programs = []program{
 		handlers: []string{"catch", "leave"},
 		policies: func(a *policy.Arch) []*policy.Policy { return []*policy.Policy{policy.MonitorPolicy(a)} },
 		before: []foreign{
+			{"rt_sigaction", everywhere(13, 174, 134), "what ends a thread"},
 			{"getpid", everywhere(39, 20, 172), "the one thread that stays"},
 			{"lseek", everywhere(8, 19, 62), "the list of threads is read again"},
 			{"getdents64", everywhere(217, 220, 61, 217), "and again"},

@@ -130,6 +130,8 @@ func handOver(t *testing.T, listener, descriptors int, args ...string) *forwarde
 	}
 	f.cmd.ExtraFiles = []*os.File{pidfd(t, os.Getpid()), theirs}
 	f.cmd.Stderr = f.stderr
+	// A group of its own, or the kernel would ignore stops by a terminal where the tests have no shell above them.
+	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := f.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

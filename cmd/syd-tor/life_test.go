@@ -115,6 +115,21 @@ func TestListenerDoesNotBlock(t *testing.T) {
 	}
 }
 
+// oneFilterMore is the line of a process's status that counts one seccomp filter more than this process has.
+func oneFilterMore(t *testing.T) string {
+	t.Helper()
+	own, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(own), "Seccomp_filters:")
+	var n int
+	if _, err := fmt.Sscan(text, &n); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("Seccomp_filters:\t%d\n", n+1)
+}
+
 // TestConfinedOrRefused starts syd-tor without -d: the relay is under its filter, or, where nothing confines,
 // syd-tor refuses before the first accept.
 func TestConfinedOrRefused(t *testing.T) {
@@ -133,7 +148,17 @@ func TestConfinedOrRefused(t *testing.T) {
 	if got, err := ask(f.addr, "hello"); got != "hello" || err != nil {
 		t.Fatalf("%q, %v", got, err)
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.relays()[0]))
+	f.counters()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Threads:\t1\n", "Seccomp:\t2\n", oneFilterMore(t), "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("status of the monitor lacks %q:\n%s", want, b)
+		}
+	}
+	b, err = os.ReadFile(fmt.Sprintf("/proc/%d/status", f.relays()[0]))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
@@ -18,10 +17,11 @@ import (
 
 func main() {
 	err := run()
-	if err != nil {
+	code := exit.Of(err)
+	if code != exit.OK {
 		fmt.Fprintf(os.Stderr, "syd-tor: %v\n", err)
 	}
-	os.Exit(int(exit.Of(err)))
+	os.Exit(int(code))
 }
 
 func run() error {
@@ -39,11 +39,7 @@ func run() error {
 	if c.Check != config.NoCheck {
 		return check(c)
 	}
-	err = forward(c)
-	if errors.Is(err, handoff.ErrOwnerGone) {
-		return nil
-	}
-	return err
+	return forward(c)
 }
 
 // forward is the data flow: owner and socket, then the listener, the vault, the relays in their jail.

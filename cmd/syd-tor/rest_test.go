@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -190,4 +191,129 @@ func TestStopAndGoOn(t *testing.T) {
 		}
 	}
 	f.counters()
+}
+
+// TestSignalsWhileStarting sends signals at any moment of the start. SIGPROF changes nothing, SIGKILL leaves no relay
+// behind, however far it was.
+func TestSignalsWhileStarting(t *testing.T) {
+	_, opt := families[0].listen(t)
+	for _, s := range []unix.Signal{unix.SIGPROF, unix.SIGKILL} {
+		t.Run(unix.SignalName(s), func(t *testing.T) {
+			for n := range 40 {
+				f := startForwarder(t, append(slices.Clone(opt), strict()...)...)
+				pause := time.Duration(n) * time.Millisecond / 4
+				if s == unix.SIGKILL {
+					f.relays() // the first of them is there
+					pause /= 2
+				}
+				time.Sleep(pause)
+				relays := f.relays()
+				if err := f.cmd.Process.Signal(s); err != nil {
+					t.Fatal(err)
+				}
+				if s == unix.SIGPROF {
+					f.counters()
+					f.stop()
+				} else {
+					<-f.done
+				}
+				f.ended = true
+				for _, pid := range relays {
+					gone(t, pid, 5*time.Second)
+				}
+			}
+		})
+	}
+}
+
+// TestOwnerGoneWhileStarting ends the owner at any moment of the start: that is no error, and nothing is said of one.
+func TestOwnerGoneWhileStarting(t *testing.T) {
+	_, opt := families[0].listen(t)
+	for n := range 40 {
+		owner := exec.Command("sleep", fmt.Sprintf("0.%04d", n*5))
+		if err := owner.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := socketPair(t)
+		send(t, ours, bound(t, unix.AF_INET, true))
+		cmd := self("syd-tor", append(append([]string{"-p", "3", "-i", "4"}, opt...), strict()...)...)
+		cmd.ExtraFiles = []*os.File{pidfd(t, owner.Process.Pid), theirs}
+		ended := make(chan struct{})
+		go func() { owner.Wait(); close(ended) }()
+		status, stderr := finish(t, cmd)
+		theirs.Close()
+		<-ended
+		for line := range strings.Lines(stderr) {
+			if status != 0 || !strings.HasPrefix(line, "syd-tor: not available here: ") && line != "syd-tor: running without confinement\n" {
+				t.Fatalf("status %d, %q", status, stderr)
+			}
+		}
+	}
+}
+
+// TestForeignChild gives syd-tor a child that it does not know of, as a shell's exec does. Its end says nothing of a
+// relay, and while it lives the end of syd-tor is not held up.
+func TestForeignChild(t *testing.T) {
+	_, opt := families[0].listen(t)
+	ours, theirs := socketPair(t)
+	send(t, ours, bound(t, unix.AF_INET, true))
+	tor := self("syd-tor", append(append([]string{"-p", "3", "-i", "4"}, opt...), strict()...)...)
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", append([]string{"-c", `sleep .2 & sleep 60 & exec "$0" "$@"`, program}, tor.Args[1:]...)...)
+	cmd.Env = tor.Env
+	cmd.ExtraFiles = []*os.File{pidfd(t, os.Getpid()), theirs}
+	stderr := &buffer{}
+	cmd.Stderr = stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	if n, err := unix.Read(ours, make([]byte, 1)); n != 1 {
+		t.Fatalf("not ready: %d, %v: %s", n, err, stderr)
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(400 * time.Millisecond)
+	began := time.Now()
+	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	// The foreign child keeps stderr open.
+	for _, pid := range strings.Fields(string(text)) {
+		defer func() {
+			var n int
+			if fmt.Sscan(pid, &n); n > 0 {
+				unix.Kill(n, unix.SIGKILL)
+			}
+		}()
+	}
+	state, err := cmd.Process.Wait()
+	if err != nil || state.ExitCode() != 143 {
+		t.Errorf("%v, %v, want status 143: %s", state, err, stderr)
+	}
+	if d := time.Since(began); d > 900*time.Millisecond && os.Getenv("SYD_TEST_EMULATED") == "" {
+		t.Errorf("the end took %v", d)
+	}
+}
+
+// TestPollFails takes from the monitor what its wait needs: it must end and say so rather than spin.
+func TestPollFails(t *testing.T) {
+	_, opt := families[0].listen(t)
+	f := startForwarder(t, append(opt, strict()...)...)
+	f.counters()
+	if err := unix.Prlimit(f.cmd.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.cmd.Process.Signal(unix.SIGURG) // nothing: it is in a wait that began with the old limit
+	f.cmd.Process.Signal(unix.SIGUSR1)
+	<-f.done
+	f.ended = true
+	if got, log := f.cmd.ProcessState.ExitCode(), f.stderr.String(); got != 71 || !strings.HasSuffix(log, "syd-tor: ppoll: invalid argument\n") {
+		t.Errorf("status %d, %s", got, log)
+	}
 }

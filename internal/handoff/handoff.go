@@ -14,8 +14,8 @@ import (
 	"syd/internal/exit"
 )
 
-// ErrOwnerGone means that the owner exited before it sent the socket: nothing is left to do.
-var ErrOwnerGone = errors.New("the owner exited")
+// ErrOwnerGone means that the owner exited before it sent the socket: nothing is left to do, and nothing to tell.
+var ErrOwnerGone = exit.Errorf(exit.OK, "the owner exited")
 
 // scmMaxFD is how many descriptors one message can carry (include/net/scm.h SCM_MAX_FD, Linux 6.18).
 const scmMaxFD = 253

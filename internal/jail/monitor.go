@@ -89,11 +89,12 @@ func (j *Jail) dropPrivileges() error {
 	return nil
 }
 
-// last is the monitor's filter; nil: none.
-var last *unix.SockFprog
+// last is the monitor's filter; nil: none. trial is the same but that it refuses what last kills for: a death by it
+// would be logged as an attack.
+var last, trial *unix.SockFprog
 
-// filterMonitor makes the filter ready, and a child show that it is one: the child must die of a call that is not in
-// the policy.
+// filterMonitor makes the filter ready, and has a child show that there can be one: a call that is not in the policy
+// must fail.
 func (j *Jail) filterMonitor() error {
 	p, err := policy.Monitor()
 	if err != nil {
@@ -107,6 +108,13 @@ func (j *Jail) filterMonitor() error {
 		return fmt.Errorf("prctl PR_SET_NO_NEW_PRIVS: %w", err)
 	}
 	last = &unix.SockFprog{Len: uint16(len(rules)), Filter: &rules[0]}
+	mild := slices.Clone(rules)
+	for i := range mild {
+		if mild[i].Code == unix.BPF_RET|unix.BPF_K && mild[i].K == uint32(policy.KillProcess) {
+			mild[i].K = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
+		}
+	}
+	trial = &unix.SockFprog{Len: uint16(len(mild)), Filter: &mild[0]}
 	b, err := newBuilder()
 	if err != nil {
 		return fmt.Errorf("mmap: %w", err)
@@ -128,22 +136,27 @@ func (j *Jail) filterMonitor() error {
 		}
 	}
 	switch {
-	case status.Signaled() && status.Signal() == unix.SIGSYS:
+	case status == 0:
 		return nil
-	case status.Exited() && status.ExitStatus() != 0:
+	case status.Exited() && status.ExitStatus() != noEffect:
 		return fmt.Errorf("seccomp: %w", unix.Errno(status.ExitStatus()))
 	}
-	return fmt.Errorf("no effect: a call outside the policy ended in status %#x", uint32(status))
+	return fmt.Errorf("no effect: the child that tries a call outside the policy ended in status %#x", uint32(status))
 }
+
+// noEffect is the exit status of the child if the call did not fail; others are errnos.
+const noEffect = 255
 
 // rehearse is what the child runs.
 //
 //go:nosplit
 func rehearse() {
-	if errno := Last(); errno != 0 {
+	if errno := install(trial); errno != 0 {
 		arch.Exit(int32(errno))
 	}
-	arch.Syscall6(unix.SYS_GETPPID, 0, 0, 0, 0, 0, 0)
+	if arch.Errno(arch.Syscall6(unix.SYS_GETPPID, 0, 0, 0, 0, 0, 0)) != unix.EPERM {
+		arch.Exit(noEffect)
+	}
 	arch.Exit(0)
 }
 
@@ -155,7 +168,12 @@ func Last() unix.Errno {
 	if last == nil {
 		return 0
 	}
+	return install(last)
+}
+
+//go:nosplit
+func install(filter *unix.SockFprog) unix.Errno {
 	const flags = unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH
-	r := arch.Syscall6(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(last)), 0, 0, 0)
+	r := arch.Syscall6(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(filter)), 0, 0, 0)
 	return arch.Errno(r)
 }

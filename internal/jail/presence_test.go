@@ -392,19 +392,43 @@ type monitorAttack struct {
 }
 
 var (
-	somePage [64]byte
-	somePath = &[]byte("/proc/self/status\x00")[0]
-	someFile = &[]byte("/proc/self/comm\x00")[0]
-	noPath   = &[]byte("/nowhere\x00")[0]
+	somePage  [256]byte
+	otherMask = [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff} // what is pending is the runtime's, and must stay so
+	somePath  = &[]byte("/proc/self/status\x00")[0]
+	someFile  = &[]byte("/proc/self/comm\x00")[0]
+	noPath    = &[]byte("/nowhere\x00")[0]
+
+	pollArgs      = [6]uintptr{1: 1, 4: policy.SigsetSize}
+	statusPointer = [6]*byte{1: (*byte)(unsafe.Pointer(&mutiny.status))}
 )
+
+// anyone is the pid -1 of wait4(2) and kill(2).
+const anyone = ^uintptr(0)
+
+// pollPointers are those of a ppoll that is the monitor's, but for one argument; there is none with the number 5.
+func pollPointers(n int, other *byte) [6]*byte {
+	p := [6]*byte{0: (*byte)(unsafe.Pointer(&mutiny.poll)), 2: (*byte)(unsafe.Pointer(&mutiny.time)), 3: (*byte)(unsafe.Pointer(&mutiny.mask))}
+	p[n] = other
+	return p
+}
 
 var monitorAttacks = []monitorAttack{
 	{name: "read", nr: unix.SYS_OPENAT, args: [6]uintptr{atCWD, 0, unix.O_RDONLY}, pointers: [6]*byte{1: somePath}, landlock: unix.EACCES},
 	{name: "write", nr: unix.SYS_OPENAT, args: [6]uintptr{atCWD, 0, unix.O_WRONLY}, pointers: [6]*byte{1: someFile}, landlock: unix.EACCES},
 	{name: "read stdin", nr: unix.SYS_READ, args: [6]uintptr{0, 0, 1}, pointers: [6]*byte{1: &somePage[0]}},
-	{name: "write other memory", nr: unix.SYS_WRITE, args: [6]uintptr{2, 0, 0}, pointers: [6]*byte{1: &somePage[0]}},
-	{name: "poll other memory", nr: unix.SYS_PPOLL, args: [6]uintptr{0, 0, 0, 0, 8}, pointers: [6]*byte{2: &somePage[0]}},
-	{name: "wait for one", nr: unix.SYS_WAIT4, args: [6]uintptr{1, 0, unix.WNOHANG}, control: unix.ECHILD},
+	// Calls that it may make, each with one argument that is another.
+	{name: "write/other buffer", nr: unix.SYS_WRITE, args: [6]uintptr{2, 0, 0}, pointers: [6]*byte{1: &somePage[0]}},
+	{name: "poll/other descriptors", nr: unix.SYS_PPOLL, args: pollArgs, pointers: pollPointers(0, &somePage[0])},
+	{name: "poll/more descriptors", nr: unix.SYS_PPOLL, args: [6]uintptr{1: 2, 4: policy.SigsetSize}, pointers: pollPointers(5, nil)},
+	{name: "poll/other time", nr: unix.SYS_PPOLL, args: pollArgs, pointers: pollPointers(2, &somePage[0])},
+	{name: "poll/other mask", nr: unix.SYS_PPOLL, args: pollArgs, pointers: pollPointers(3, &otherMask[0])},
+	{name: "poll/no mask", nr: unix.SYS_PPOLL, args: pollArgs, pointers: pollPointers(3, nil)},
+	{name: "poll/other size", nr: unix.SYS_PPOLL, args: [6]uintptr{1: 1, 4: 2 * policy.SigsetSize}, pointers: pollPointers(5, nil), control: unix.EINVAL},
+	{name: "wait/for one", nr: unix.SYS_WAIT4, args: [6]uintptr{1, 0, unix.WNOHANG}, pointers: statusPointer, control: unix.ECHILD},
+	{name: "wait/other status", nr: unix.SYS_WAIT4, args: [6]uintptr{anyone, 0, unix.WNOHANG}, pointers: [6]*byte{1: &somePage[0]}, control: unix.ECHILD},
+	{name: "wait/long", nr: unix.SYS_WAIT4, args: [6]uintptr{anyone, 0, 0}, pointers: statusPointer, control: unix.ECHILD},
+	{name: "wait/usage", nr: unix.SYS_WAIT4, args: [6]uintptr{anyone, 0, unix.WNOHANG}, pointers: [6]*byte{1: statusPointer[1], 3: &somePage[0]}, control: unix.ECHILD},
+
 	{name: "socket", nr: unix.SYS_SOCKET, args: [6]uintptr{unix.AF_INET, unix.SOCK_STREAM}},
 	{name: "socketpair", nr: unix.SYS_SOCKETPAIR, args: [6]uintptr{unix.AF_UNIX, unix.SOCK_STREAM}, pointers: [6]*byte{3: &somePage[0]}},
 	{name: "sendmsg", nr: unix.SYS_SENDMSG, args: [6]uintptr{9999}, control: unix.EBADF},
@@ -416,7 +440,7 @@ var monitorAttacks = []monitorAttack{
 	{name: "pidfd_open", nr: unix.SYS_PIDFD_OPEN, parent: 1},
 	{name: "pidfd_getfd", nr: unix.SYS_PIDFD_GETFD, args: [6]uintptr{9999}, control: unix.EBADF},
 	{name: "kill/owner", nr: unix.SYS_KILL, parent: 1},
-	{name: "kill/all", nr: unix.SYS_KILL, args: [6]uintptr{^uintptr(0)}},
+	{name: "kill/all", nr: unix.SYS_KILL, args: [6]uintptr{anyone}},
 	{name: "unshare", nr: unix.SYS_UNSHARE, args: [6]uintptr{unix.CLONE_NEWNS}},
 	{name: "executable memory", nr: unix.SYS_MPROTECT, args: [6]uintptr{0, 0, unix.PROT_READ | unix.PROT_EXEC}},
 	{name: "memory", nr: unix.SYS_BRK},

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,6 +51,7 @@ type child struct {
 	region *relay.Region
 	socket int // handshake; the relay watches it for the monitor's death
 	news   relay.Reader
+	ended  bool
 }
 
 // Start forks the relays and returns once each is confined, and so is the monitor as far as a Go program can be. It
@@ -106,7 +108,7 @@ func (m *Monitor) listen() error {
 // became of the steps is in j's report; an error says that a required one failed, or that the report is not
 // complete for another reason.
 //
-// Requires: the main goroutine. Afterwards this process can do no more than print.
+// Requires: the main goroutine. Afterwards this process opens no file any more.
 func Check(c *config.Config, j *jail.Jail, v *vault.Vault) error {
 	listener, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -188,7 +190,7 @@ func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault) error {
 	forking = region
 	jailed, err := m.jail.Fork(jail.Relay{
 		Stack: region.Stack(), Maps: region.Maps(), Results: (*jail.Results)(&region.Shared().Steps),
-		Filter: region.FilterValues(), Descriptors: region.Limit(), Socket: pair[1],
+		Filter: region.FilterValues(), Descriptors: region.Limit(), Socket: pair[1], Other: pair[0],
 	}, runRelay)
 	if err != nil {
 		return err
@@ -252,18 +254,32 @@ func (m *Monitor) awaitConfined(r *child) error {
 	if err == nil {
 		err = awaitHangup(r.socket)
 	}
-	switch {
-	case err == nil && relay.Stage(r.region.Shared().Stage) == relay.Confined:
-		return r.jailed.Confirm()
-	case err != nil && err != jail.ErrEnded:
+	if err == nil && relay.Stage(r.region.Shared().Stage) == relay.Confined {
+		if err = r.jailed.Confirm(); err == nil {
+			return nil
+		}
+		// What cannot be seen any more of a relay that ends is not the reason.
+		for range 100 {
+			if ended, status := waitFor(r.pid, unix.WNOHANG); ended {
+				return why(r, status)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	if err != nil && err != jail.ErrEnded {
 		return err
 	}
-	status := awaitEnd(r.pid)
+	_, status := waitFor(r.pid, 0)
 	if err := r.jailed.Explain(); err != nil {
 		return err
 	}
+	return why(r, status)
+}
+
+// why is the error that the end of a relay means. Its code is OK where the owner has exited.
+func why(r *child, status unix.WaitStatus) error {
 	kit.line.n = 0
-	code := m.explain(r.pid, status)
+	code := kit.line.explain(r, status)
 	return exit.Errorf(code, "%s", kit.line.text[:kit.line.n])
 }
 
@@ -281,13 +297,12 @@ func awaitHangup(socket int) error {
 	}
 }
 
-// awaitEnd waits for a relay, which has not been waited for, to end.
-func awaitEnd(pid int) unix.WaitStatus {
+// waitFor waits for a relay, which has not been waited for, to end, or with WNOHANG tells whether it has.
+func waitFor(pid, options int) (ended bool, status unix.WaitStatus) {
 	for {
-		var status unix.WaitStatus
-		_, err := unix.Wait4(pid, &status, 0, nil)
+		got, err := unix.Wait4(pid, &status, options, nil)
 		if err == nil {
-			return status
+			return got == pid, status
 		}
 		if err != unix.EINTR {
 			panic(fmt.Sprintf("wait4: %v", err)) // children are ours alone

@@ -134,10 +134,9 @@ func (l *line) counters(c *relay.Counters) {
 // is gone.
 //
 //go:nosplit
-func (m *Monitor) explain(pid int, status unix.WaitStatus) exit.Code {
-	l := &kit.line
+func (l *line) explain(r *child, status unix.WaitStatus) exit.Code {
 	if status.Signaled() {
-		l.relay(pid)
+		l.relay(r.pid)
 		l.str(" died of ")
 		l.str(signalNames[status.Signal()])
 		switch status.Signal() {
@@ -152,17 +151,12 @@ func (m *Monitor) explain(pid int, status unix.WaitStatus) exit.Code {
 		}
 		return exit.Software
 	}
-	var shared *relay.Shared
-	for _, r := range m.relays {
-		if r.pid == pid {
-			shared = r.region.Shared()
-		}
-	}
-	switch {
-	case shared != nil && relay.Stage(shared.Stage) == relay.OwnerGone:
+	shared := r.region.Shared()
+	switch relay.Stage(shared.Stage) {
+	case relay.OwnerGone:
 		return exit.OK
-	case shared != nil && relay.Stage(shared.Stage) == relay.Faulted:
-		l.relay(pid)
+	case relay.Faulted:
+		l.relay(r.pid)
 		l.str(": ")
 		if f := shared.Fault; f < uint32(len(relay.FaultNames)) {
 			l.str(relay.FaultNames[f])
@@ -173,7 +167,7 @@ func (m *Monitor) explain(pid int, status unix.WaitStatus) exit.Code {
 		l.errno(shared.FaultErrno)
 		return exit.OS
 	}
-	l.relay(pid)
+	l.relay(r.pid)
 	l.str(" exited with status ")
 	l.num(uint64(status>>8) & 0xff)
 	return exit.Software
@@ -184,8 +178,9 @@ const lineSize = 1024
 
 // line is one line of stderr.
 type line struct {
-	text [lineSize]byte
-	n    int
+	text  [lineSize]byte
+	n     int
+	stuck bool // the last one was not taken
 }
 
 //go:nosplit
@@ -237,28 +232,46 @@ func (l *line) relay(pid int) {
 	l.num(uint64(pid))
 }
 
-// end writes the line. What a stderr that does not block will not take in a second is lost.
+// end writes the line, once fd says that it can be written: nobody who does not read stderr keeps the monitor from
+// hearing. A line that is not taken in a second is lost, and those behind it at once, until one is taken.
 //
 //go:nosplit
 func (l *line) end(fd int32) {
 	l.text[l.n] = '\n'
 	l.n++
-	for tries := 0; l.n > 0 && tries < writeTurns; {
-		r := arch.Write(fd, uintptr(unsafe.Pointer(&l.text)), uintptr(l.n))
-		switch {
-		case r > 0 && r <= l.n:
-			// The filter allows one address: the rest moves there.
-			l.n -= r
-			for i := range l.n {
-				l.text[i] = l.text[i+r]
-			}
-		case arch.Errno(uintptr(r)) == unix.EAGAIN:
-			tries++
-			pause(-1, 0, writeTurn)
-		default:
+	for l.n > 0 {
+		seconds := 1
+		if l.stuck {
+			seconds = 0
+		}
+		l.stuck = !writable(fd, seconds)
+		if l.stuck {
 			return
 		}
+		r := arch.Write(fd, uintptr(unsafe.Pointer(&l.text)), uintptr(l.n))
+		if r <= 0 || r > l.n {
+			return
+		}
+		// The filter allows one address: the rest moves there.
+		l.n -= r
+		for i := range l.n {
+			l.text[i] = l.text[i+r]
+		}
 	}
+}
+
+// writable waits until fd can be written, or the wait itself fails. A signal that comes meanwhile takes nothing from the
+// time.
+//
+//go:nosplit
+func writable(fd int32, seconds int) bool {
+	kit.poll.Fd, kit.poll.Events = fd, unix.POLLOUT
+	kit.time[0], kit.time[1] = seconds, 0
+	r := poll()
+	for r == -int(unix.EINTR) {
+		r = poll() // the kernel has left in kit what is left of the time
+	}
+	return r != 0
 }
 
 // post sends one byte.

@@ -34,7 +34,7 @@ var kit = struct {
 	mask   uint64 // signals that are blocked meanwhile
 	status unix.WaitStatus
 	line   line
-}{poll: unix.PollFd{Events: unix.POLLIN}, mask: math.MaxUint64}
+}{mask: math.MaxUint64}
 
 // filterValues are the addresses in kit.
 func filterValues() policy.Values {
@@ -51,14 +51,12 @@ const (
 	recordPeriod = 20_000_000 // between looks for news, where it tells each connection's life
 	snapshotTurn = 10_000     // until a relay has finished writing its counters
 	endTurn      = 10_000_000 // between looks whether relays have ended
-	writeTurn    = 1_000_000  // until a stderr that does not block can be written again
 )
 
 // How often it waits.
 const (
 	snapshotTurns = 1000
 	endTurns      = 100
-	writeTurns    = 1000
 )
 
 // leave is the end of the Go runtime in this process.
@@ -100,8 +98,8 @@ func (m *Monitor) watch() {
 	}
 	for {
 		m.tell()
-		if pid := reap(); pid > 0 {
-			m.ended(pid, kit.status)
+		if r := m.reap(); r != nil {
+			m.ended(r, kit.status)
 		}
 		for i := range endings {
 			if arch.Caught(heard[i]) {
@@ -111,9 +109,18 @@ func (m *Monitor) watch() {
 		if arch.Caught(unix.SIGUSR1) {
 			m.printCounters()
 		}
-		if pause(m.owner, seconds, nanos) > 0 {
+		switch r := pause(m.owner, seconds, nanos); {
+		case r > 0:
 			m.finish()
 			arch.Exit(int32(exit.OK))
+		case r < 0 && r != -int(unix.EINTR):
+			// Signals come in nowhere else.
+			m.finish()
+			kit.line.begin()
+			kit.line.str("ppoll: ")
+			kit.line.errno(uint32(-r))
+			kit.line.end(m.out)
+			arch.Exit(int32(exit.OS))
 		}
 	}
 }
@@ -122,20 +129,37 @@ func (m *Monitor) watch() {
 //
 //go:nosplit
 func pause(fd int32, seconds, nanos int) int {
-	kit.poll.Fd = fd
+	kit.poll.Fd, kit.poll.Events = fd, unix.POLLIN
 	kit.time[0], kit.time[1] = seconds, nanos
+	return poll()
+}
+
+//go:nosplit
+func poll() int {
 	return arch.Poll(uintptr(unsafe.Pointer(&kit.poll)), 1, uintptr(unsafe.Pointer(&kit.time)), uintptr(unsafe.Pointer(&kit.mask)))
 }
 
-// reap returns a relay that has ended, with its status in kit; 0: none has, less: none is left.
+// reap returns a relay that has ended, with its status in kit; nil: none has. A process that was executed keeps the
+// children of the program before it: they go by.
 //
 //go:nosplit
-func reap() int {
-	return arch.Wait4(-1, uintptr(unsafe.Pointer(&kit.status)), unix.WNOHANG)
+func (m *Monitor) reap() *child {
+	for {
+		pid := arch.Wait4(-1, uintptr(unsafe.Pointer(&kit.status)), unix.WNOHANG)
+		if pid <= 0 {
+			return nil
+		}
+		for _, r := range m.relays {
+			if r.pid == pid && !r.ended {
+				r.ended = true
+				return r
+			}
+		}
+	}
 }
 
-// finish ends the relays and tells what is left to tell. They go when their socket to the monitor does; the kernel
-// ends those that do not, together with the monitor (PR_SET_PDEATHSIG).
+// finish ends the relays and tells what is left to tell. They go when their socket to the monitor does; one that does
+// not in a second, because it is stopped, the kernel ends together with the monitor (PR_SET_PDEATHSIG).
 //
 //go:nosplit
 func (m *Monitor) finish() {
@@ -143,11 +167,9 @@ func (m *Monitor) finish() {
 		arch.Close(int32(r.socket))
 	}
 	for range endTurns {
-		left := reap()
-		for left > 0 {
-			left = reap()
+		for m.reap() != nil {
 		}
-		if left < 0 {
+		if m.allEnded() {
 			break
 		}
 		pause(-1, 0, endTurn)
@@ -158,13 +180,23 @@ func (m *Monitor) finish() {
 	}
 }
 
+//go:nosplit
+func (m *Monitor) allEnded() bool {
+	for _, r := range m.relays {
+		if !r.ended {
+			return false
+		}
+	}
+	return true
+}
+
 // ended ends the monitor because a relay has ended.
 //
 //go:nosplit
-func (m *Monitor) ended(pid int, status unix.WaitStatus) {
+func (m *Monitor) ended(r *child, status unix.WaitStatus) {
 	m.finish()
 	kit.line.begin()
-	code := m.explain(pid, status)
+	code := kit.line.explain(r, status)
 	if code != exit.OK {
 		kit.line.end(m.out)
 	}

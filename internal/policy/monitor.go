@@ -6,8 +6,8 @@ import "golang.org/x/sys/unix"
 const SigsetSize = 8
 
 // monitor is what the monitor may do once it has left the Go runtime, on every architecture, sorted by call. A free
-// argument is one that carries no power: its descriptors are stderr, what its owner left it, the owner's pidfd, and
-// a socket to each relay.
+// argument is one that carries no power: its descriptors are a socket to each relay, the owner's pidfd, stderr, what
+// else its owner left open that is no socket, and what the Go runtime leaves.
 var monitor = []Row{
 	{Call: "close", Args: []Arg{free("fd")},
 		Why: "relays end when their socket to the monitor does; closing a wrong one only takes away from the monitor"},
@@ -19,7 +19,7 @@ var monitor = []Row{
 		Why: "the loop: it waits for the owner's end and for signals, each place in memory a fixed one"},
 	{Call: "rt_sigreturn", Why: "the way back from the handler of a signal; it changes this thread's registers and no other's"},
 	{Call: "wait4", Args: []Arg{int32s("pid", -1), at("wstatus", StatusPtr), is("options", unix.WNOHANG), null("rusage")},
-		Why: "which relay ended, and how; there are no other children"},
+		Why: "which relay ended, and how; children that came with the process go by"},
 	{Call: "write", Args: []Arg{free("fd"), at("buf", LinePtr), free("len")},
 		Why: "what is to be told, on stderr, and the one byte that releases a relay or tells the owner that all is ready"},
 }
