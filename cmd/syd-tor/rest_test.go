@@ -317,3 +317,52 @@ func TestPollFails(t *testing.T) {
 		t.Errorf("status %d, %s", got, log)
 	}
 }
+
+// TestTermWhileWriting sends SIGTERM to a monitor that waits for room in stderr: it ends as soon as that wait does.
+func TestTermWhileWriting(t *testing.T) {
+	_, opt := families[0].listen(t)
+	ours, theirs := socketPair(t)
+	send(t, ours, bound(t, unix.AF_INET, true))
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	cmd := self("syd-tor", append(append([]string{"-p", "3", "-i", "4"}, opt...), strict()...)...)
+	cmd.ExtraFiles = []*os.File{pidfd(t, os.Getpid()), theirs}
+	cmd.Stderr = writer
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	if n, err := unix.Read(ours, make([]byte, 1)); n != 1 {
+		t.Fatalf("not ready: %d, %v", n, err)
+	}
+	// Full, and blocking as before.
+	fd := int(writer.Fd())
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = unix.Write(fd, make([]byte, 4096))
+	}
+	if err != unix.EAGAIN {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	for _, s := range []unix.Signal{unix.SIGUSR1, unix.SIGTERM} {
+		if err := cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	timer := time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	cmd.Wait()
+	if got := cmd.ProcessState.String(); got != "exit status 143" {
+		t.Error(got)
+	}
+}

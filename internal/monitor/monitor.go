@@ -96,10 +96,10 @@ func (m *Monitor) listen() error {
 		if err := arch.Catch(s); err != nil {
 			return exit.Errorf(exit.OS, "rt_sigaction of %s: %w", unix.SignalName(s), err)
 		}
-		kit.mask &^= maskOf(s)
+		deaf &^= maskOf(s)
 	}
 	for _, s := range unheard {
-		kit.mask &^= maskOf(s)
+		deaf &^= maskOf(s)
 	}
 	return arch.Default(unix.SIGABRT)
 }

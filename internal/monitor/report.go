@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"math"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -98,7 +99,7 @@ func (m *Monitor) printCounters() {
 			if r.region.Shared().Snapshot(&m.counters) {
 				break
 			}
-			pause(-1, 0, snapshotTurn)
+			nap(snapshotTurn)
 		}
 		for i, c := range &m.counters {
 			if n == 0 {
@@ -260,18 +261,11 @@ func (l *line) end(fd int32) {
 	}
 }
 
-// writable waits until fd can be written, or the wait itself fails. A signal that comes meanwhile takes nothing from the
-// time.
+// writable waits until fd can be written, or the wait itself fails.
 //
 //go:nosplit
 func writable(fd int32, seconds int) bool {
-	kit.poll.Fd, kit.poll.Events = fd, unix.POLLOUT
-	kit.time[0], kit.time[1] = seconds, 0
-	r := poll()
-	for r == -int(unix.EINTR) {
-		r = poll() // the kernel has left in kit what is left of the time
-	}
-	return r != 0
+	return poll(fd, unix.POLLOUT, seconds, 0, math.MaxUint64) != 0
 }
 
 // post sends one byte.

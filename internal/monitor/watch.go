@@ -34,7 +34,11 @@ var kit = struct {
 	mask   uint64 // signals that are blocked meanwhile
 	status unix.WaitStatus
 	line   line
-}{mask: math.MaxUint64}
+}{}
+
+// deaf are the signals that are blocked while the monitor waits for them. All are while it waits for anything else:
+// what came then would be noted, and only be looked at with the next event.
+var deaf uint64 = math.MaxUint64
 
 // filterValues are the addresses in kit.
 func filterValues() policy.Values {
@@ -125,17 +129,21 @@ func (m *Monitor) watch() {
 	}
 }
 
-// pause waits until fd is readable, and then returns 1; for a signal, or for a time. -1 is no descriptor.
+// pause waits for a signal, for a time, or until fd is readable, and then returns 1. -1 is no descriptor.
 //
 //go:nosplit
-func pause(fd int32, seconds, nanos int) int {
-	kit.poll.Fd, kit.poll.Events = fd, unix.POLLIN
-	kit.time[0], kit.time[1] = seconds, nanos
-	return poll()
-}
+func pause(fd int32, seconds, nanos int) int { return poll(fd, unix.POLLIN, seconds, nanos, deaf) }
+
+// nap waits for a time.
+//
+//go:nosplit
+func nap(nanos int) { poll(-1, 0, 0, nanos, math.MaxUint64) }
 
 //go:nosplit
-func poll() int {
+func poll(fd int32, events int16, seconds, nanos int, mask uint64) int {
+	kit.poll.Fd, kit.poll.Events = fd, events
+	kit.time[0], kit.time[1] = seconds, nanos
+	kit.mask = mask
 	return arch.Poll(uintptr(unsafe.Pointer(&kit.poll)), 1, uintptr(unsafe.Pointer(&kit.time)), uintptr(unsafe.Pointer(&kit.mask)))
 }
 
