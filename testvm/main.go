@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -49,6 +51,7 @@ func run() (green bool, err error) {
 		list     = flag.Bool("list", false, "print the guests and suites, and boot nothing")
 		jobs     = flag.Int("j", 2, "`guests` at a time")
 		out      = flag.String("o", "out/vm", "`folder` for binaries, logs and results")
+		resume   = flag.Bool("resume", false, "leave out guests that passed in the last run, if that was of the same commit with the same QEMU")
 		markdown = flag.String("markdown", "", "write the table to this `file` as well")
 	)
 	flag.Parse()
@@ -103,11 +106,27 @@ func run() (green bool, err error) {
 		QEMU:    qemu, Cache: cache, Logs: filepath.Join(*out, "logs"), Jobs: *jobs, Boot: bootLimit,
 		Log: func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) },
 	}
-	results := bed.Describe(ctx, ".", qemu)
-	if results.Cells, err = b.Run(ctx, guests, suites); err != nil {
-		return false, err
+	results, left := bed.Describe(ctx, ".", qemu), guests
+	file := filepath.Join(*out, "results.json")
+	if *resume {
+		var last bed.Results
+		if err := read(file, &last); err != nil {
+			return false, fmt.Errorf("-resume: %w", err)
+		}
+		left = results.Resume(last, guests, suites)
 	}
-	if err := write(filepath.Join(*out, "results.json"), results.WriteJSON); err != nil {
+	// Written as they come, for a run that does not end.
+	var mu sync.Mutex
+	b.Done = func(cells []bed.Cell) {
+		mu.Lock()
+		defer mu.Unlock()
+		results.Cells = append(results.Cells, cells...)
+		results.Sort(guests)
+		if err := write(file, results.WriteJSON); err != nil {
+			b.Log("%v", err)
+		}
+	}
+	if _, err := b.Run(ctx, left, suites); err != nil {
 		return false, err
 	}
 	if *markdown != "" {
@@ -134,6 +153,14 @@ func choose(names string, smoke bool) ([]bed.Suite, error) {
 		suites = append(suites, bed.Suites[i])
 	}
 	return suites, nil
+}
+
+func read(name string, into any) error {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, into)
 }
 
 func write(name string, f func(io.Writer) error) error {

@@ -30,6 +30,7 @@ type Bed struct {
 	Jobs    int           // guests at a time
 	Boot    time.Duration // limit for a guest, on top of its programs'
 	Log     func(format string, a ...any)
+	Done    func([]Cell) // unless nil, is given each guest's cells as it ends, from any goroutine
 }
 
 // Guest is one row of the matrix.
@@ -83,7 +84,9 @@ func (b *Bed) Run(ctx context.Context, guests []Guest, suites []Suite) ([]Cell, 
 			if err != nil {
 				cancel(fmt.Errorf("%v: %w", g, err))
 			}
-			cells[i] = c
+			if cells[i] = c; ctx.Err() == nil && b.Done != nil {
+				b.Done(c)
+			}
 		})
 	}
 	wg.Wait()

@@ -45,6 +45,41 @@ func Describe(ctx context.Context, root string, qemu *kernel.QEMU) Results {
 	return r
 }
 
+// Resume takes the cells of the guests in which an earlier run, of the same tree with the same QEMU, had nothing red, and
+// returns the guests that are left. From a tree that was not a commit's it takes nothing.
+func (r *Results) Resume(earlier Results, guests []Guest, suites []Suite) (left []Guest) {
+	if earlier.Commit != r.Commit || earlier.QEMU != r.QEMU || strings.HasSuffix(r.Commit, "-dirty") || r.Commit == "unknown" {
+		return guests
+	}
+	for _, g := range guests {
+		wanted := g.cells(suites)
+		var cells []Cell
+		for _, c := range earlier.Cells {
+			same := func(w Cell) bool { return w.Suite == c.Suite && w.User == c.User }
+			if g.has(c) && (c.Status == Passed || c.Status == NotApplicable) && slices.ContainsFunc(wanted, same) {
+				cells = append(cells, c)
+			}
+		}
+		if len(cells) < len(wanted) {
+			left = append(left, g)
+			continue
+		}
+		r.Cells = append(r.Cells, cells...)
+		r.Date = min(r.Date, earlier.Date)
+	}
+	return left
+}
+
+// Sort puts the cells in the order of the guests.
+func (r *Results) Sort(guests []Guest) {
+	place := func(c Cell) int { return slices.IndexFunc(guests, func(g Guest) bool { return g.has(c) }) }
+	slices.SortStableFunc(r.Cells, func(a, b Cell) int { return place(a) - place(b) })
+}
+
+func (g Guest) has(c Cell) bool {
+	return c.Arch == g.Arch && c.Kernel == g.Row.Name && c.Variant == g.Variant.Name
+}
+
 // WriteJSON writes every cell.
 func (r Results) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
