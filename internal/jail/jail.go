@@ -48,7 +48,7 @@ type Jail struct {
 	settled  bool    // flags are those of the first relay
 	probes   probes
 	pids     []*Prisoner
-	rules    []string
+	filters  []bound // in force
 	monitor  Monitor
 }
 

@@ -104,6 +104,7 @@ func (j *Jail) filterMonitor() error {
 	if err != nil {
 		return err
 	}
+	j.filters = append(j.filters, bound{p, j.monitor.Filter})
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl PR_SET_NO_NEW_PRIVS: %w", err)
 	}

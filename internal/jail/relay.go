@@ -2,7 +2,6 @@ package jail
 
 import (
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -198,28 +197,29 @@ func (j *Jail) filter(b *builder) error {
 	if err != nil {
 		return err
 	}
-	text, err := p.PFC(b.relay.Filter)
-	if err != nil {
-		return err
-	}
-	j.rules = append(j.rules, text)
+	j.filters = append(j.filters, bound{p, b.relay.Filter})
 	prog := put(b, unix.SockFprog{Len: uint16(len(rules)), Filter: put(b, rules...)})
 	b.do(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, address(prog))
 	return nil
 }
 
+// bound is a program with the values of one process.
+type bound struct {
+	program *policy.Program
+	values  policy.Values
+}
+
 // Rules returns the seccomp rules of the relays forked so far and of the monitor, as libseccomp's pseudo filter
 // code with the values of this run.
-func (j *Jail) Rules() []string {
-	p, err := policy.Monitor()
-	if err != nil || !j.on(monitorSeccomp) {
-		return j.rules
+func (j *Jail) Rules() (texts []string, err error) {
+	for _, f := range j.filters {
+		text, err := f.program.PFC(f.values)
+		if err != nil {
+			return nil, err
+		}
+		texts = append(texts, text)
 	}
-	text, err := p.PFC(j.monitor.Filter)
-	if err != nil {
-		return j.rules
-	}
-	return append(slices.Clone(j.rules), text)
+	return texts, nil
 }
 
 var pageSize = uintptr(unix.Getpagesize())

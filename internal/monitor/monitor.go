@@ -78,7 +78,11 @@ func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault) 
 		fmt.Fprintf(os.Stderr, "syd-tor: %s\n", note)
 	}
 	if c.Rules {
-		for _, text := range j.Rules() {
+		texts, err := j.Rules()
+		if err != nil {
+			return nil, exit.Errorf(exit.Software, "seccomp rules: %w", err)
+		}
+		for _, text := range texts {
 			fmt.Fprint(os.Stderr, text)
 		}
 	}
