@@ -27,6 +27,7 @@ const limitEnv = "SYD_TOR_TEST_NOFILE"
 func TestMain(m *testing.M) {
 	switch os.Getenv(actEnv) {
 	case "":
+		go wakeSysmon()
 		os.Exit(m.Run())
 	case "owner":
 		os.Stdin.Read(make([]byte, 1)) // until the test hangs up or kills
@@ -38,6 +39,14 @@ func TestMain(m *testing.M) {
 		}
 	}
 	main()
+}
+
+// wakeSysmon keeps Go's sysmon from long sleeps. go1.26 misses a goroutine that enters a system call just when the
+// collector stops the world; until sysmon takes its processor the whole program stands still, and without a timer sysmon
+// sleeps for a minute (runtime/proc.go: reentersyscall, stopTheWorldWithSema, sysmon). The tests make many such calls.
+func wakeSysmon() {
+	for range time.Tick(50 * time.Millisecond) {
+	}
 }
 
 // self runs the test binary in one of its other roles.
