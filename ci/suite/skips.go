@@ -31,7 +31,7 @@ func emulatedArches() []string {
 
 // allowed is the one list of tests that may skip. A skip that it does not name makes the run fail.
 var allowed = []skip{
-	{"cmd/syd", `TestScript/proxy|Test(Identity|Privileges|NoWayBack|Signals|KilledSyd|KilledTor|BadTor|TorArguments|FirstConnection|NamespaceRefused|Interrupt|Stop|ProcessesOutside|WithoutUserNamespace|SydHidden|SocketsWithoutNamespace|TerminalInput|StandardSocket)`,
+	{"cmd/syd", `TestScript/proxy|Test(Identity|Privileges|NoWayBack|Signals|KilledSyd|KilledTor|KilledStage|BadTor|TorArguments|FirstConnection|NamespaceRefused|Interrupt|Stop|StopAtStart|ProcessesOutside|WithoutUserNamespace|SydHidden|SocketsWithoutNamespace|TerminalInput|StandardSocket)`,
 		emulated, "user emulation refuses CLONE_NEWUSER", "on amd64 and 386"},
 	{"cmd/syd", `TestSocketcall`, append([]string{"386"}, emulated...), "a 64-bit syd on x86", "on amd64"},
 	{"cmd/syd", `TestSocketsWithoutNamespace/(vsock|vsock-by-library|io_uring|request_key)/\w+`, nil, "a kernel without AF_VSOCK or keys, or with io_uring turned off",

@@ -329,6 +329,44 @@ func TestKilledTor(t *testing.T) {
 	}
 }
 
+// withTor returns a directory with a syd of its own and, in syd-tor's place, a shell script.
+func withTor(t *testing.T, script string) string {
+	t.Helper()
+	dir := t.TempDir()
+	binary, err := os.ReadFile(filepath.Join(bin, "syd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"syd": string(binary), "syd-tor": "#!/bin/sh\n" + script + "\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// findStage is the start of a script in syd-tor's place that does something to the stage, syd's other child.
+const findStage = "for p in $(cat /proc/$PPID/task/$PPID/children); do [ $p = $$ ] || stage=$p; done; "
+
+// TestKilledStage kills the stage in the last moments before it becomes the program: that is told as the program's end.
+func TestKilledStage(t *testing.T) {
+	needNamespaces(t)
+	for _, test := range []struct{ name, script string }{
+		{"before it is released", "kill -KILL $stage; sleep .3; printf . >&4; exec sleep 20"},
+		{"before it reads that it is", "kill -STOP $stage; sleep .3; printf . >&4; sleep .5; kill -KILL $stage; exec sleep 20"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := command(t, nil, "echo", "ran")
+			c.Path = filepath.Join(withTor(t, findStage+test.script), "syd")
+			c.SysProcAttr.Setsid = true // at a terminal syd would stop with the stage
+			out, _ := c.CombinedOutput()
+			if got, want := exit.Code(c.ProcessState.ExitCode()), exit.Signal(unix.SIGKILL); got != want || len(out) > 0 {
+				t.Errorf("exit status %d, want %d; output %q", got, want, out)
+			}
+		})
+	}
+}
+
 // TestBadTor puts programs in syd-tor's place that never become ready.
 func TestBadTor(t *testing.T) {
 	needNamespaces(t)
@@ -338,18 +376,8 @@ func TestBadTor(t *testing.T) {
 		{"closes and fails", "exec 4<&-; sleep .3; exit 1", "syd: syd-tor: ended before it was ready: exit status 1\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir := t.TempDir()
-			binary, err := os.ReadFile(filepath.Join(bin, "syd"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for name, content := range map[string]string{"syd": string(binary), "syd-tor": "#!/bin/sh\n" + test.script + "\n"} {
-				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
-					t.Fatal(err)
-				}
-			}
 			c := command(t, nil, "echo", "ran")
-			c.Path = filepath.Join(dir, "syd")
+			c.Path = filepath.Join(withTor(t, test.script), "syd")
 			var stderr strings.Builder
 			c.Stderr = &stderr
 			out, _ := c.Output()
@@ -386,24 +414,14 @@ func TestTorArguments(t *testing.T) {
 		{[]string{"-m", "proxy/ext/unix:x"}, "-p 3 -i 4 -u /x"},
 		{[]string{"-m", "proxy/ext/unix:@x", "-m", "proxy/stats:on"}, "-p 3 -i 4 -u @x --stats"},
 	} {
-		dir := t.TempDir()
-		binary, err := os.ReadFile(filepath.Join(bin, "syd"))
-		if err != nil {
-			t.Fatal(err)
-		}
 		// It says what it sees, and then that it is ready.
-		const tor = "#!/bin/sh\necho \"$@\" >&2; for f in /proc/$$/fd/*; do [ -L $f ] && printf '%s ' ${f##*/} >&2; done; grep flags /proc/$$/fdinfo/3 >&2; printf . >&4; exec sleep 5\n"
-		for name, content := range map[string]string{"syd": string(binary), "syd-tor": tor} {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
+		const tor = "echo \"$@\" >&2; for f in /proc/$$/fd/*; do [ -L $f ] && printf '%s ' ${f##*/} >&2; done; grep flags /proc/$$/fdinfo/3 >&2; printf . >&4; exec sleep 5"
 		r, w, err := os.Pipe() // inherited, and must not reach it
 		if err != nil {
 			t.Fatal(err)
 		}
 		c := command(t, nil, append(test.commands, "true")...)
-		c.Path, c.ExtraFiles = filepath.Join(dir, "syd"), []*os.File{r, w, r, w}
+		c.Path, c.ExtraFiles = filepath.Join(withTor(t, tor), "syd"), []*os.File{r, w, r, w}
 		out, err := c.CombinedOutput()
 		r.Close()
 		w.Close()

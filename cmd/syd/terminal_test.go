@@ -123,3 +123,30 @@ func TestStop(t *testing.T) {
 		})
 	}
 }
+
+// TestStopAtStart: ^Z gives the terminal back to the shell before the program runs, too.
+func TestStopAtStart(t *testing.T) {
+	needNamespaces(t)
+	const typed = "\x1a"
+	for _, test := range []struct{ name, tor, typed, between string }{
+		{"continued before syd-tor is ready", "echo tor-$((1+1)) >&2; sleep 3; printf . >&4; exec sleep 60", typed, ""},
+		{"continued when syd-tor is ready", "echo tor-$((1+1)) >&2; sleep 1; printf . >&4; exec sleep 60", typed, "sleep 2; "},
+		{"as syd-tor gets ready", findStage + "echo tor-$((1+1)) >&2; kill -TSTP $stage; printf . >&4; exec sleep 60", "", ""},
+		// Again and again, because execve(2) of a process that has threads forgets a stop which not all of them have reached.
+		{"while it is released", findStage + "echo tor-$((1+1)) >&2; printf . >&4; " +
+			"while kill -TSTP $stage && ! grep -q State:.T /proc/$stage/status; do :; done; exec sleep 60", "", "sleep .5; "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			x := newTerminal(t)
+			x.write("PATH=" + withTor(t, test.tor) + ":$PATH\n")
+			x.write("syd -m sandbox/proxy:on bash -c 'sleep .2; echo ran-$((2+2)); exit 5'; echo status=$?\n")
+			x.expect("tor-2")
+			x.write(test.typed)
+			x.expect("Stopped")
+			x.expect("$ ") // typed before it, a line could be lost
+			x.write(test.between + "fg; echo status=$?\n")
+			x.expect("ran-4")
+			x.expect("status=5")
+		})
+	}
+}

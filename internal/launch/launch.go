@@ -243,6 +243,8 @@ func (l *launcher) hear() <-chan message {
 		buf := make([]byte, maxMessage)
 		n, err := readAll(l.control, buf)
 		switch {
+		case err == unix.ECONNRESET: // the end as well: the stage was killed before it read what syd had said
+			c <- message{}
 		case err != nil:
 			c <- message{err: err}
 		case n == 0:
@@ -261,7 +263,7 @@ func (l *launcher) awaitStage() error {
 	go func() {
 		m := <-l.hear()
 		if m.err == nil && m.kind != saysListening {
-			m.err = fmt.Errorf("the stage ended: %s", describe(<-l.program.changes))
+			m.err = fmt.Errorf("the stage ended: %s", describe(<-l.program.ended))
 		}
 		done <- m.err
 	}()
@@ -343,7 +345,8 @@ func (l *launcher) awaitTor() error {
 }
 
 func (l *launcher) release() error {
-	if _, err := unix.Write(l.control, []byte{saysGo}); err != nil {
+	// A stage that was killed before it read this has its end told by wait, as the program's.
+	if _, err := unix.Write(l.control, []byte{saysGo}); err != nil && err != unix.EPIPE {
 		return err
 	}
 	heard := l.hear()
@@ -353,15 +356,22 @@ func (l *launcher) release() error {
 			return m.err // nothing: the channel was closed, by execve(2) or by the stage's death
 		case s := <-l.caught:
 			l.passOn(s)
+		case <-l.program.stops:
+			stop()
 		}
 	}
 }
 
-// attend waits for done, and fails earlier if a signal ends syd or if syd-tor ends.
+// attend waits for done, and fails earlier if a signal ends syd or if syd-tor ends. A ^Z stops the stage, which is of
+// syd's job, and syd with it.
 func (l *launcher) attend(done <-chan error) error {
 	var tor <-chan unix.WaitStatus
 	if l.tor != nil {
-		tor = l.tor.changes
+		tor = l.tor.ended
+	}
+	var stops <-chan struct{}
+	if l.program != nil {
+		stops = l.program.stops
 	}
 	for {
 		select {
@@ -371,6 +381,8 @@ func (l *launcher) attend(done <-chan error) error {
 			if s := s.(unix.Signal); !harmless[s] {
 				return exit.Errorf(exit.Signal(s), "ended by signal %s before the program was started", signalName(s))
 			}
+		case <-stops:
+			stop()
 		case status := <-tor:
 			return fmt.Errorf("ended before it was ready: %s", describe(status))
 		}
@@ -385,7 +397,7 @@ func (l *launcher) passOn(s os.Signal) {
 
 // wait lets the program run and returns its exit status.
 func (l *launcher) wait() exit.Code {
-	tor := l.tor.changes
+	tor := l.tor.ended
 	for {
 		select {
 		case s := <-l.caught:
@@ -393,15 +405,13 @@ func (l *launcher) wait() exit.Code {
 		case status := <-tor:
 			tor = nil
 			Say("syd-tor ended: %s; %s goes on without any network", describe(status), l.opts.Program[0])
-		case status := <-l.program.changes:
-			switch {
-			case status.Exited():
-				return exit.Code(status.ExitStatus())
-			case status.Signaled():
+		case <-l.program.stops:
+			stop()
+		case status := <-l.program.ended:
+			if status.Signaled() {
 				return exit.Signal(status.Signal())
-			case status.Stopped():
-				stop()
 			}
+			return exit.Code(status.ExitStatus())
 		}
 	}
 }
@@ -419,7 +429,7 @@ func (l *launcher) finish() {
 	}
 	l.tor.signal(unix.SIGTERM)
 	select {
-	case <-l.tor.changes:
+	case <-l.tor.ended:
 	case <-time.After(stopTime):
 		l.tor.end()
 	}

@@ -13,7 +13,8 @@ const selfExe = "/proc/self/exe"
 // process is a child of syd.
 type process struct {
 	pid, pidfd int
-	changes    <-chan unix.WaitStatus // its stops, if asked for, and its end; then closed
+	stops      <-chan struct{}        // filled when it was stopped, if asked for
+	ended      <-chan unix.WaitStatus // its end; then closed
 }
 
 // start runs path in a new process. options are those of wait4(2).
@@ -29,9 +30,9 @@ func start(path string, args []string, attr *syscall.ProcAttr, options int) (*pr
 		unix.Wait4(pid, nil, 0, nil)
 		return nil, fmt.Errorf("pidfd_open: %w", err)
 	}
-	changes := make(chan unix.WaitStatus, 1)
+	stops, ended := make(chan struct{}, 1), make(chan unix.WaitStatus, 1)
 	go func() {
-		defer close(changes)
+		defer close(ended)
 		for {
 			var status unix.WaitStatus
 			_, err := unix.Wait4(pid, &status, options, nil)
@@ -41,13 +42,17 @@ func start(path string, args []string, attr *syscall.ProcAttr, options int) (*pr
 			if err != nil {
 				return // cannot happen: nobody else waits for it
 			}
-			changes <- status
 			if !status.Stopped() {
+				ended <- status
 				return
+			}
+			select {
+			case stops <- struct{}{}:
+			default: // nobody has taken the one before
 			}
 		}
 	}()
-	return &process{pid, pidfd, changes}, nil
+	return &process{pid, pidfd, stops, ended}, nil
 }
 
 // signal sends s, unless the process has ended.
@@ -56,7 +61,7 @@ func (p *process) signal(s unix.Signal) { unix.PidfdSendSignal(p.pidfd, s, nil, 
 // end kills the process and returns when it has ended.
 func (p *process) end() {
 	p.signal(unix.SIGKILL)
-	for range p.changes {
+	for range p.ended {
 	}
 }
 
