@@ -261,7 +261,11 @@ func TestProcessesOutside(t *testing.T) {
 			pid := neighbour(t, user, "cat")
 			outside := exec.Command(a)
 			outside.SysProcAttr = &syscall.SysProcAttr{Credential: user}
-			for attack, errno := range results(t, attempt(t, outside, fmt.Sprint("all ", pid))) {
+			control := results(t, attempt(t, outside, fmt.Sprint("all ", pid)))
+			if len(control) != len(onProcess) {
+				t.Fatalf("control: %d attempts, want %d", len(control), len(onProcess))
+			}
+			for attack, errno := range control {
 				if errno != 0 {
 					t.Errorf("control: %s: %v", attack, errno)
 				}
@@ -292,9 +296,16 @@ func TestWithoutUserNamespace(t *testing.T) {
 	const bare = "setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "
 	run := func(inner string) map[string]unix.Errno {
 		t.Helper()
+		// The target has capabilities, and could not be traced, until setpriv(1) has become sleep(1).
 		c := exec.CommandContext(t.Context(), "unshare", "--user", "--map-root-user", "--net", "sh", "-c",
-			"echo 0 >/proc/sys/user/max_user_namespaces; "+bare+"sleep 20 & sleep .2; export "+attackEnv+"=\"all $!\"; "+inner+"; kill $!")
-		return results(t, output(t, c))
+			"echo 0 >/proc/sys/user/max_user_namespaces; "+bare+"sleep 60 & n=0; "+
+				"until [ \"$(cat /proc/$!/comm)\" = sleep ]; do [ $((n=n+1)) -lt 500 ] || exit 1; sleep .02; done; "+
+				"export "+attackEnv+"=\"all $!\"; "+inner+"; s=$?; kill $!; exit $s")
+		found := results(t, output(t, c))
+		if len(found) != len(onProcess) {
+			t.Fatalf("%s: %d attempts, want %d", inner, len(found), len(onProcess))
+		}
+		return found
 	}
 	for attack, errno := range run(bare + a) {
 		if errno != 0 {
