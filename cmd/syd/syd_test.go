@@ -217,6 +217,8 @@ func TestNoWayBack(t *testing.T) {
 func sleeper(t *testing.T, user *syscall.Credential, script string) (*exec.Cmd, *bufio.Reader, *strings.Builder) {
 	t.Helper()
 	c := command(t, user, "sh", "-c", "echo ready; "+script)
+	// In the foreground of the terminal of whoever runs the tests, syd would not pass on what a terminal sends.
+	c.SysProcAttr.Setsid = true
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
