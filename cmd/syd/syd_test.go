@@ -151,11 +151,12 @@ func TestIdentity(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			const script = `id -u; id -g; umask; ulimit -n; ulimit -c; readlink /proc/self/cwd
 				cut -d' ' -f5,6,7 /proc/self/stat; grep -E '^(SigBlk|SigIgn)' /proc/self/status`
-			outside := exec.Command("sh", "-c", "ulimit -S -n 512; umask 027; "+script)
+			const prepare = "trap '' HUP INT TSTP; ulimit -S -n 512; umask 027; "
+			outside := exec.Command("sh", "-c", prepare+script)
 			outside.Dir, outside.SysProcAttr = "/", &syscall.SysProcAttr{Credential: user}
 			inside := command(t, user)
 			inside.Path = "/bin/sh"
-			inside.Args = []string{"sh", "-c", "ulimit -S -n 512; umask 027; exec " + bin + "/syd -m sandbox/proxy:on sh -c \"$0\"", script}
+			inside.Args = []string{"sh", "-c", prepare + "exec " + bin + "/syd -m sandbox/proxy:on sh -c \"$0\"", script}
 			want, got := output(t, outside), output(t, inside)
 			if want != got {
 				t.Errorf("inside:\n%s\noutside:\n%s", got, want)
