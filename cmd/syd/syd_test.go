@@ -319,7 +319,7 @@ func TestKilledSyd(t *testing.T) {
 // TestKilledTor kills syd-tor under a running program: one line says so, and the program goes on to its own end.
 func TestKilledTor(t *testing.T) {
 	needNamespaces(t)
-	c, _, stderr := sleeper(t, nil, "sleep 1; exit 3")
+	c, _, stderr := sleeper(t, nil, "sleep 5; exit 3")
 	tor := children(t, c.Process.Pid)["syd-tor"]
 	if tor == 0 {
 		t.Fatal("no syd-tor")
