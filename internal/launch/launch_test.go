@@ -59,7 +59,7 @@ func TestSettingsError(t *testing.T) {
 		"proxy/addr:", "proxy/addr:0.0.0.0", "proxy/addr:localhost", "proxy/addr:::", "proxy/addr:::ffff:127.0.0.1",
 		"proxy/port:", "proxy/port:0", "proxy/port:+1", "proxy/port:-1", "proxy/port:65536", "proxy/port:0x10", "proxy/port: 1",
 		"proxy/ext/host:", "proxy/ext/host:-o", "proxy/ext/host:a b", "proxy/ext/host:[::1]", "proxy/ext/host:1.2.3.4:5", "proxy/ext/host:fe80::1%lo",
-		"proxy/ext/unix:", "proxy/ext/unix:" + long, "proxy/ext/unix:@" + long,
+		"proxy/ext/unix:", "proxy/ext/unix:@", "proxy/ext/unix:" + long, "proxy/ext/unix:@" + long,
 		"proxy/nothing:1", "proxy/port+1", "nothing",
 	} {
 		_, err := settingsOf("-m", "sandbox/proxy:on", "-m", command)

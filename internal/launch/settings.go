@@ -110,8 +110,8 @@ func setHost(s *Settings, v string) error {
 const sunPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
 func setUnix(s *Settings, v string) error {
-	if v == "" {
-		return fmt.Errorf("%q is not a path", v)
+	if v == "" || v == "@" { // what syd-tor would refuse
+		return fmt.Errorf("%q is neither a path nor a name", v)
 	}
 	path := v
 	if v[0] != '@' {
