@@ -37,6 +37,7 @@ var allowed = []skip{
 	{"cmd/syd", `TestSocketsWithoutNamespace/(vsock|vsock-by-library|io_uring|request_key)/\w+`, nil, "a kernel without AF_VSOCK or keys, or with io_uring turned off",
 		"on kernels that have them; the filter itself is held against its table everywhere"},
 	{"internal/launch", `TestDomain`, emulated, "user emulation has no Landlock", "on amd64 and 386"},
+	{"internal/launch", `TestCloseDescriptors`, emulated, "user emulation runs no seccomp filters", "on amd64 and 386"},
 	{"cmd/syd-tor", `TestCallsPer(Message|Connection)`, emulated, "user emulation has no ptrace(2)", "on amd64 and 386"},
 	{"cmd/syd-tor", `TestRest`, emulated, "an emulator has threads and waits of its own", "on amd64 and 386"},
 	{"cmd/syd-tor", `TestNothingLeaks`, emulated, "user emulation confines no relay", "on amd64 and 386"},

@@ -54,6 +54,8 @@ type launcher struct {
 
 // launchSteps is what happens before the program runs, in this order.
 var launchSteps = []step[*launcher]{
+	{"descriptors", "before anything is started: no child inherits any that syd inherited; -P has been read",
+		exit.OS, func(*launcher) error { return closeDescriptors(nil) }},
 	{"standard descriptors", "the program keeps them, so they must not be a way out",
 		exit.Usage, func(*launcher) error { return checkStandard() }},
 	{"signals", "from here on a signal unwinds what was started",
@@ -90,9 +92,6 @@ func Run(opts Options, settings Settings) (exit.Code, error) {
 	}
 	l := &launcher{opts: opts, settings: settings, control: -1, handover: -1}
 	defer l.finish()
-	if err := closeDescriptors(nil); err != nil { // so that neither child inherits any; -P has been read
-		return 0, err
-	}
 	if err := runSteps(launchSteps, l); err != nil {
 		return 0, err
 	}
