@@ -88,7 +88,7 @@ var launchSteps = []step[*launcher]{
 // started, and nothing that was started for it is left. Requires: the main thread.
 func Run(opts Options, settings Settings) (exit.Code, error) {
 	if !settings.Proxy {
-		return runPlain(opts)
+		return runPlain(opts, settings)
 	}
 	l := &launcher{opts: opts, settings: settings, control: -1, handover: -1}
 	defer l.finish()
@@ -99,11 +99,14 @@ func Run(opts Options, settings Settings) (exit.Code, error) {
 }
 
 // runPlain becomes the program: without a sandbox there is nothing to wait for.
-func runPlain(opts Options) (exit.Code, error) {
+func runPlain(opts Options, settings Settings) (exit.Code, error) {
 	env := environment(os.Environ(), opts.Env, netip.AddrPort{})
 	path, err := findProgram(opts.Program[0], env)
 	if err != nil {
 		return 0, err
+	}
+	if settings.Others { // who forgets the one command must not believe in a sandbox
+		Say("%s is off, so the other commands do nothing: %s runs with the whole network", proxyKey, opts.Program[0])
 	}
 	return 0, runSteps(plainSteps, &stage{path: path, argv: opts.Program, env: env})
 }

@@ -46,6 +46,7 @@ func TestSettings(t *testing.T) {
 	} {
 		want := Defaults()
 		test.want(&want)
+		want.Others = !strings.HasPrefix(test.command, proxyKey)
 		if got, err := settingsOf("-m", test.command); err != nil || got != want {
 			t.Errorf("%s: got %+v, %v, want %+v", test.command, got, err, want)
 		}

@@ -97,6 +97,7 @@ func (o Options) Settings() (Settings, error) {
 			if err := Commands.Run(&s, c); err != nil {
 				return s, exit.Errorf(exit.Usage, "%w", err)
 			}
+			s.Others = s.Others || c.Key != proxyKey
 		}
 	}
 	return s, nil

@@ -22,6 +22,7 @@ type Settings struct {
 	Unix     string // a UNIX socket instead of Host: an absolute path, or "@name" for an abstract one; "" for none
 	Env      bool   // tell the program about the proxy in its environment
 	Stats    bool   // let syd-tor print its counters at exit
+	Others   bool   // there were commands other than sandbox/proxy, which do nothing without it
 }
 
 // Defaults returns the settings without any command.
@@ -35,9 +36,12 @@ func Defaults() Settings {
 	}
 }
 
+// proxyKey is the command without which the others do nothing.
+const proxyKey = "sandbox/proxy"
+
 // Commands are the commands of the proxy sandbox, in the order of the help.
 var Commands = command.Table[Settings]{
-	{Key: "sandbox/proxy", Op: command.Set, Value: "on|off",
+	{Key: proxyKey, Op: command.Set, Value: "on|off",
 		Text: "run the program in a network of its own, with syd-tor as the only way out (off)",
 		Run:  func(s *Settings, v string) error { return setSwitch(&s.Proxy, v) }},
 	{Key: "proxy/addr", Op: command.Set, Value: "ADDRESS",
