@@ -118,14 +118,16 @@ func readFile(name string) ([]command.Command, error) {
 
 const helpHead = `usage: syd [-hV] [-m command]... [-P file]... [-E VAR=VALUE]... [--] program [argument]...
 
-syd runs a program in a network of its own, from which syd-tor(1) is the only way out.
+With sandbox/proxy:on syd runs a program in a network of its own, from which syd-tor(1) is the only way out.
+Without it the program is run as it is, with the whole network.
 `
 
 const helpTail = `
+No descriptor but 0, 1 and 2 reaches the program, with sandbox/proxy:on or without. With it:
 The program sees no network device but loopback. It keeps its user, its files, its terminal and UNIX sockets that
-have a path. With the proxy on it has no capabilities and can gain none (no_new_privs); without, it is run as it is.
-No descriptor but 0, 1 and 2 reaches it, and none of these may be a network socket. It cannot trace processes outside,
-type into the terminal by TIOCSTI, or use io_uring(7) and AF_VSOCK.
+have a path. An ordinary user's supplementary groups, and other users' files, show as nobody's; what the groups may
+open stays open. It has no capabilities and can gain none (no_new_privs). None of its three descriptors may be a
+network socket. It cannot trace processes outside, type into the terminal by TIOCSTI, or use io_uring(7) and AF_VSOCK.
 Signals are passed on to it; INT, QUIT, TSTP, TTIN, TTOU and WINCH only while syd is not in the foreground of a
 terminal, which sends them to both.
 If syd-tor ends early the program goes on without any network.
