@@ -25,6 +25,15 @@ $(addprefix build-,$(ARCHES)): build-%:
 .PHONY: native
 native: build-$(HOST) ## build for this machine alone
 
+# For packages: DESTDIR=, PREFIX=, and ARCH= as a GOARCH.
+PREFIX ?= /usr/local
+
+.PHONY: install
+install: build-$(or $(ARCH),$(HOST)) ## install the programs and their manual pages below PREFIX (/usr/local)
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/man/man1"
+	install -m 755 $(PROGRAMS:cmd/%=out/$(or $(ARCH),$(HOST))/%) "$(DESTDIR)$(PREFIX)/bin"
+	install -m 644 $(PROGRAMS:cmd/%=docs/man/%.1) "$(DESTDIR)$(PREFIX)/share/man/man1"
+
 .PHONY: demo
 demo: native ## show that a sandboxed program reaches a page through the proxy, and not without it
 	$(GOBUILD) -o out/$(HOST)/ ./cmd/demo
