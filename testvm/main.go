@@ -64,10 +64,7 @@ func run() (green bool, err error) {
 	}
 	guests := bed.Guests(rows)
 	if *smoke {
-		newest := bed.Newest(rows)
-		guests = slices.DeleteFunc(guests, func(g bed.Guest) bool {
-			return g.Row.Name != newest[g.Row.Arch] || g.Variant.Name != "" || g.Arch != bed.Userlands[g.Row.Arch][0]
-		})
+		guests = bed.Own(rows)
 	}
 	guests = slices.DeleteFunc(guests, func(g bed.Guest) bool {
 		return *arch != "" && g.Arch != *arch ||

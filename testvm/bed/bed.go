@@ -52,7 +52,7 @@ func (g Guest) String() string {
 // Guests returns the rows that kernels, userlands and variants span.
 func Guests(rows []kernel.Row) []Guest {
 	var gs []Guest
-	newest := Newest(rows)
+	newest := newestStable(rows)
 	for _, r := range rows {
 		for i, arch := range Userlands[r.Arch] {
 			for _, v := range Variants {
@@ -63,6 +63,14 @@ func Guests(rows []kernel.Row) []Guest {
 		}
 	}
 	return gs
+}
+
+// Own returns one guest per architecture: its newest stable kernel with its own programs.
+func Own(rows []kernel.Row) []Guest {
+	newest := newestStable(rows)
+	return slices.DeleteFunc(Guests(rows), func(g Guest) bool {
+		return g.Row.Name != newest[g.Row.Arch] || g.Variant.Name != "" || g.Arch != Userlands[g.Row.Arch][0]
+	})
 }
 
 // Run boots the guests, Jobs at a time, and returns all cells in the order of the guests. An error is the bed's own:

@@ -13,6 +13,7 @@ import (
 // Builder compiles what guests run, once for each GOARCH, into Dir/GOARCH. It calls the go command in Root.
 type Builder struct {
 	Root, Dir string
+	Overlay   string // file for go build -overlay; empty is the source as it stands
 
 	mu   sync.Mutex // one compiler at a time: guests are using the other processor
 	done map[string]error
@@ -45,7 +46,7 @@ func (b *Builder) run(ctx context.Context, goarch, name string, argv ...string) 
 	}
 	// The package is the last argument, and -o comes before it. A package without tests leaves no file.
 	pkg := argv[len(argv)-1]
-	argv = append(argv[:len(argv)-1:len(argv)-1], "-o", out, pkg)
+	argv = append(argv[:len(argv)-1:len(argv)-1], "-overlay="+b.Overlay, "-o", out, pkg)
 	_ = os.Remove(out)
 	cmd := exec.CommandContext(ctx, "go", argv...)
 	cmd.Dir = b.Root

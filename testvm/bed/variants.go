@@ -41,8 +41,8 @@ func debian(goarch string) string {
 	return ""
 }
 
-// Newest names, for each architecture of Debian, the last stable row: kernels.txt is in order of age.
-func Newest(rows []kernel.Row) map[string]string {
+// newestStable names, for each architecture of Debian, the last stable row: kernels.txt is in order of age.
+func newestStable(rows []kernel.Row) map[string]string {
 	last := map[string]string{}
 	for _, r := range rows {
 		if r.Stable {
