@@ -216,3 +216,27 @@ func TestBulkAndRetry(t *testing.T) {
 		t.Errorf("%d retries, and %d of %d bytes were transferred by then", k.processes[0].counters[Retries], bulk.read, bulk.total)
 	}
 }
+
+// TestBulkAndNoRetry is the same with a backlog that stays full: the client of it is given up, though no wait ever
+// lasts as long as a clock needs.
+func TestBulkAndNoRetry(t *testing.T) {
+	k := newWorld(t, rand.New(rand.NewPCG(1, 1)), 1, 60, tcp)
+	defer k.close()
+	k.clients = 2
+	k.make = func(up bool) *socket {
+		s := &socket{up: up, resetAt: -1, urgentAt: -1, state: connected, proof: true, room: 1 << 30}
+		switch {
+		case up:
+			s.state, s.busy = fresh, min(len(k.sockets)/2, 1)*(1<<30)
+		case len(k.sockets) == 0:
+			s.total = 1 << 50
+		}
+		return s
+	}
+	if err := k.run(func() bool { return len(k.sockets) == 4 && k.sockets[2].gone && k.sockets[3].gone }); err != nil {
+		t.Fatal(err)
+	}
+	if c := &k.processes[0].counters; c[Refused] != 1 || c[Wakeups] < busyWaits*retryTicks {
+		t.Errorf("%d refused after %d waits", c[Refused], c[Wakeups])
+	}
+}

@@ -27,11 +27,11 @@ const (
 )
 
 const (
-	// retryTicks bounds how often, once every policy.RetryMillis, a connect is tried again while the backlog of a
-	// UNIX socket is full: 5 s.
+	// retryTicks bounds how long a connect is tried again while the backlog of a UNIX socket is full: as many times
+	// policy.RetryMillis, 5 s. A busy relay has no clock: there busyWaits waits are one part of busyParts of that.
 	retryTicks = 100
-	// busyTicks is how many waits of a busy relay stand for one policy.RetryMillis.
-	busyTicks = 64
+	busyWaits  = 16
+	busyParts  = 16
 	// budget is how many bytes a direction may move before others have their turn; at 16 MiB the slowest of 8
 	// streams got 3/4 of the fastest, at 1 MiB all are even.
 	budget = 1 << 20
@@ -47,8 +47,7 @@ type side struct {
 	conn  uint32 // number of the connection; events that carry another are of a descriptor closed since
 	next  int32  // in the ready or retry queue
 	flags flags
-	tries uint8 // ticks that a connect has waited for
-	_     uint8
+	since uint16 // the relay's age when its connect was put off
 }
 
 // queue is a list of sides, first in, first out.
@@ -85,6 +84,7 @@ type Worker struct {
 	short    bool   // something is short that no event announces
 	starving bool   // no pipe can be had until one is released
 	busy     uint32 // waits while something was short
+	age      uint16 // grows by busyParts in policy.RetryMillis
 
 	counters Counters
 	shared   *Shared
@@ -148,7 +148,12 @@ func (w *Worker) pending() bool { return w.short || w.starving || w.retry.head !
 //go:nosplit
 func (w *Worker) tick(elapsed bool) {
 	w.busy++
-	if !elapsed && w.busy%busyTicks != 0 {
+	switch {
+	case elapsed:
+		w.age += busyParts
+	case w.busy%busyWaits == 0:
+		w.age++
+	default:
 		return
 	}
 	w.short, w.starving = false, false
@@ -156,9 +161,6 @@ func (w *Worker) tick(elapsed bool) {
 	last := w.retry.tail
 	for w.retry.head != none {
 		fd := w.retry.head
-		if elapsed {
-			w.sides[fd].tries++
-		}
 		w.reconnect()
 		if fd == last || !elapsed && w.retry.tail == fd {
 			break // all were tried, or a busy relay found that nothing changed
@@ -422,7 +424,7 @@ func (w *Worker) open(client, up int32) {
 //go:nosplit
 func (w *Worker) reuse(fd, peer int32, conn uint32, f flags) {
 	s := &w.sides[fd]
-	s.moved, s.peer, s.pipe, s.held, s.conn, s.tries = 0, peer, none, 0, conn, 0
+	s.moved, s.peer, s.pipe, s.held, s.conn = 0, peer, none, 0, conn
 	s.flags = s.flags&queued | f
 }
 
@@ -436,7 +438,10 @@ func (w *Worker) connect(client, up int32) {
 	switch onConnect(e) {
 	case shortage:
 		w.counters[Retries]++
-		w.sides[client].flags |= retrying
+		if c := &w.sides[client]; c.flags&retrying == 0 {
+			c.flags |= retrying
+			c.since = w.age
+		}
 		w.push(&w.retry, client)
 		return
 	case refuse:
@@ -469,7 +474,7 @@ func (w *Worker) connect(client, up int32) {
 func (w *Worker) reconnect() {
 	client := w.pop(&w.retry)
 	s := &w.sides[client]
-	if s.tries > retryTicks {
+	if w.age-s.since > retryTicks*busyParts {
 		w.reset(s.peer, int(unix.EAGAIN))
 		return
 	}
