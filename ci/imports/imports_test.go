@@ -53,6 +53,7 @@ var edges = []edge{
 	{"internal/jail", "arch", "the fork, and system calls without the runtime"},
 	{"internal/jail", "github.com/landlock-lsm/go-landlock/landlock", "restricts the monitor"},
 	{"internal/jail", "github.com/landlock-lsm/go-landlock/landlock/syscall", "makes the relay's rulesets"},
+	{"internal/vault", "internal/policy", "where its filter wants the values"},
 	{"internal/relay", "internal/config", "the address's family"},
 	{"internal/relay", "internal/vault", "where the address is"},
 	{"internal/relay", "internal/policy", "the values that its filter is bound to"},

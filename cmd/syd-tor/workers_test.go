@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var acceptedLine = regexp.MustCompile(`syd-tor: relay \d+: accepted=(\d+) `)
@@ -91,5 +94,44 @@ func TestBalance(t *testing.T) {
 			}
 			f.settled("open", 0)
 		})
+	}
+}
+
+// TestSharedListener sets on the listener what a relay that was taken over can set there, SO_LINGER with a time of 0:
+// accepted sockets inherit it, and each close would throw away what the client has not read yet.
+func TestSharedListener(t *testing.T) {
+	const size = 512 << 10
+	upstream, opt := families[0].listen(t)
+	go func() {
+		for {
+			c, err := upstream.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				io.Copy(c, io.LimitReader(zeros{}, size))
+				c.Close()
+			}()
+		}
+	}()
+	listener := bound(t, unix.AF_INET, true)
+	shared, err := unix.FcntlInt(uintptr(listener), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(shared)
+	f := handOver(t, listener, 0, append(append(opt, strict()...), "-w", "2")...)
+	for i := range 8 { // the first is the control
+		c := f.dial()
+		c.CloseWrite()
+		f.settled("finished", i+1) // all is in buffers, and closed
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		if n, err := io.Copy(io.Discard, c); n != size || err != nil {
+			t.Fatalf("connection %d: %d of %d bytes, %v", i, n, size, err)
+		}
+		c.Close()
+		if err := unix.SetsockoptLinger(shared, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -103,7 +103,7 @@ type Arg struct {
 	Name string   // as the manual page calls it
 	Sym  Symbol   // the value is written in at start
 	Any  []uint64 // or it is one of these
-	Mask uint64   // the bits that are compared; 0 stands for all
+	Mask uint64   // the bits that are compared, in which alone the value may have ones; 0 stands for all
 }
 
 // Free tells whether any value passes.

@@ -297,6 +297,9 @@ func (p *Program) fits(v *Values) error {
 			if p.bits == 32 && ptr > math.MaxUint32 {
 				return fmt.Errorf("%s %#x: wider than the machine", s, ptr)
 			}
+			if s == LingerPtr && ptr&LingerOff != 0 {
+				return fmt.Errorf("%s %#x: the filter does not compare bit %#x", s, ptr, LingerOff)
+			}
 			for _, q := range pointers {
 				if v.value(q) == ptr {
 					return fmt.Errorf("%s and %s are both %#x", q, s, ptr)

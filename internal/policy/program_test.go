@@ -58,6 +58,7 @@ func TestRelocateRefuses(t *testing.T) {
 		{"amd64", "inet", func(v *Values) { v.AddrPtr = 0 }, "AddrPtr is not set"},
 		{"arm64", "inet6", func(v *Values) { v.OnePtr = 0 }, "OnePtr is not set"},
 		{"amd64", "unix", func(v *Values) { v.ZeroPtr = 0 }, "ZeroPtr is not set"},
+		{"arm", "inet", func(v *Values) { v.LingerPtr |= LingerOff }, "the filter does not compare bit 0x8"},
 		{"amd64", "monitor", func(v *Values) { v.LinePtr = 0 }, "LinePtr is not set"},
 		{"386", "monitor", func(v *Values) { v.MaskPtr = v.TimePtr }, "TimePtr and MaskPtr are both"},
 		{"amd64", "inet", func(v *Values) { v.EventPtr = v.EventsPtr }, "EventPtr and EventsPtr are both"},

@@ -69,12 +69,12 @@ func (rd *reading) meets(a *Arg, got uint64) bool {
 	if a.Free() {
 		return true
 	}
-	if a.Sym != constant {
-		return got == rd.v.value(a.Sym)
-	}
 	mask := a.Mask
 	if mask == 0 {
 		mask = ^uint64(0)
+	}
+	if a.Sym != constant {
+		return got&mask == rd.v.value(a.Sym)
 	}
 	for _, want := range a.Any {
 		if got&mask == want&mask {
@@ -142,7 +142,7 @@ func ordinary(a *Arch, p *Policy) Values {
 // collide returns values that equal constants of the tables and each other's halves wherever that is legal.
 func collide(a *Arch, p *Policy) Values {
 	v := Values{
-		ListenFD: 6, EpollFD: 1, AddrPtr: 1, AddrLen: addrLen(p), OnePtr: 4, LingerPtr: 8, ZeroPtr: 13,
+		ListenFD: 6, EpollFD: 1, AddrPtr: 1, AddrLen: addrLen(p), OnePtr: 4, LingerPtr: 6, ZeroPtr: 13,
 		EventPtr: 3, EventsPtr: 256, PipePtr: PipeFlags,
 		PollPtr: unix.WNOHANG, TimePtr: SigsetSize, MaskPtr: 2, StatusPtr: 0xffffffff, LinePtr: 3,
 	}

@@ -18,6 +18,7 @@ const (
 
 	NodelayLen    = 4 // sizeof(int)
 	LingerLen     = 8 // sizeof(struct linger)
+	LingerOff     = 8 // the bit by which the address of the vault's struct linger {0, 0} differs from that of its {1, 0}
 	PassRightsLen = 4 // sizeof(int)
 
 	// SO_PASSRIGHTS is Linux 6.16's, include/uapi/asm-generic/socket.h. Set to 0, the socket refuses descriptors.
@@ -65,8 +66,8 @@ var relay = []Row{
 		is("optname", unix.TCP_NODELAY), at("optval", OnePtr), is("optlen", NodelayLen)},
 		Why: "small messages leave at once; only ever on"},
 	{Call: "setsockopt", Args: []Arg{free("sockfd"), is("level", unix.SOL_SOCKET),
-		is("optname", unix.SO_LINGER), at("optval", LingerPtr), is("optlen", LingerLen)},
-		Why: "a reset on one side becomes a reset on the other; only ever {1, 0}"},
+		is("optname", unix.SO_LINGER), {Name: "optval", Sym: LingerPtr, Mask: ^uint64(LingerOff)}, is("optlen", LingerLen)},
+		Why: "{1, 0}: a reset on one side becomes a reset on the other; {0, 0}: and on no other connection, whatever the listener hands down"},
 	{Call: "setsockopt", In: only(Unix), Args: []Arg{free("sockfd"), is("level", unix.SOL_SOCKET),
 		is("optname", SO_PASSRIGHTS), at("optval", ZeroPtr), is("optlen", PassRightsLen)},
 		Why: "the upstream cannot hand the relay descriptors; only ever off"},

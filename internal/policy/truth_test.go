@@ -220,7 +220,11 @@ func random(rng *rand.Rand, p *Policy) Values {
 			}
 		}
 	}
-	v := Values{ListenFD: rng.IntN(16), AddrPtr: ptr(), AddrLen: addrLen(p), OnePtr: ptr(), LingerPtr: ptr(),
+	linger := ptr()
+	for linger&LingerOff != 0 {
+		linger = ptr()
+	}
+	v := Values{ListenFD: rng.IntN(16), AddrPtr: ptr(), AddrLen: addrLen(p), OnePtr: ptr(), LingerPtr: linger,
 		ZeroPtr: ptr(), EventPtr: ptr(), EventsPtr: ptr(), PipePtr: ptr(),
 		PollPtr: ptr(), TimePtr: ptr(), MaskPtr: ptr(), StatusPtr: ptr(), LinePtr: ptr()}
 	v.EpollFD = v.ListenFD + 1 + rng.IntN(1<<20)

@@ -367,6 +367,7 @@ func (k *world) Accept4(fd int32) int {
 	r := k.open(&file{socket: k.backlog[0]})
 	if r >= 0 {
 		k.log("accept %s = %d", k.backlog[0].name, r)
+		k.backlog[0].linger = len(k.processes) > 1 // another relay may have set it on the listener
 		k.backlog = k.backlog[1:]
 	}
 	return r
@@ -422,7 +423,7 @@ func (k *world) Setsockopt(fd, level, name int32, value, length uintptr) int {
 	e := k.call(unix.ENOMEM, unix.ENOPROTOOPT)
 	s := k.sock(fd)
 	if level == unix.SOL_SOCKET && name == unix.SO_LINGER {
-		s.linger = true
+		s.linger = value == k.current.linger
 	}
 	return -int(e)
 }

@@ -393,6 +393,10 @@ func (w *Worker) accept() {
 		return
 	}
 	w.left--
+	if w.exclusive {
+		// Another relay that was taken over may have set it on the listener: what is in flight would go with each close.
+		arch.Setsockopt(int32(r), unix.SOL_SOCKET, unix.SO_LINGER, w.zero, unix.SizeofLinger)
+	}
 	w.open(int32(r), w.spare)
 	switch {
 	case !w.makeRoom():

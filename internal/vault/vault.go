@@ -9,14 +9,16 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"syd/internal/policy"
 )
 
 // Offsets of the values in the page. The address comes first; sockaddr_un, the longest, has 110 bytes.
 const (
 	addrOffset   = 0
 	oneOffset    = 128
-	lingerOffset = 136
-	zeroOffset   = 144
+	lingerOffset = 144
+	zeroOffset   = lingerOffset | policy.LingerOff
 )
 
 // Vault gives the addresses of the values; they are valid until the process ends.
@@ -71,7 +73,8 @@ func (v *Vault) at(offset int) uintptr {
 func (v *Vault) Addr() uintptr    { return v.at(addrOffset) }
 func (v *Vault) AddrLen() uintptr { return uintptr(v.length) }
 
-// One and Zero are int32 values for setsockopt(2); Linger is a struct linger {1, 0}: close with a reset.
+// Values for setsockopt(2): One is an int32, Linger a struct linger {1, 0}, which makes close(2) a reset, and Zero
+// either of them with nothing but zeros.
 func (v *Vault) One() uintptr    { return v.at(oneOffset) }
 func (v *Vault) Zero() uintptr   { return v.at(zeroOffset) }
 func (v *Vault) Linger() uintptr { return v.at(lingerOffset) }
