@@ -216,8 +216,9 @@ func raiseDescriptorLimit() (int, error) {
 	return int(min(limit.Cur, 1<<30)), nil
 }
 
-// inherited is what accepted sockets take over from the listener. A peer that is gone without a word is noticed
-// by the kernel, without a timer of the relay's. Times are in seconds but for TCP_USER_TIMEOUT: milliseconds.
+// inherited is what accepted sockets take over from the listener; times are in seconds. A peer that is gone without a
+// word is noticed by the kernel, without a timer of the relay's. TCP_USER_TIMEOUT is not among them: it also ends
+// connections to a peer that is alive and reads nothing for so long.
 var inherited = []struct {
 	level, option, value int
 	name                 string
@@ -227,7 +228,6 @@ var inherited = []struct {
 	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 120, "TCP_KEEPIDLE"},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 30, "TCP_KEEPINTVL"},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4, "TCP_KEEPCNT"},
-	{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 240_000, "TCP_USER_TIMEOUT"},
 }
 
 // inherit prepares the listener. It must not block: a client that gave up, or another relay that was faster, would
