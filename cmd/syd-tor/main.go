@@ -67,7 +67,7 @@ func forward(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	m.Rest(owner)
+	m.Rest()
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,7 +63,7 @@ func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault) 
 	if err := inherit(listener); err != nil {
 		return nil, err
 	}
-	m := &Monitor{config: c, jail: j, out: int32(unix.Stderr)}
+	m := &Monitor{config: c, jail: j, owner: int32(owner), out: int32(unblocked(unix.Stderr))}
 	if err := m.listen(); err != nil {
 		return nil, err
 	}
@@ -70,7 +71,7 @@ func Start(c *config.Config, j *jail.Jail, listener, owner int, v *vault.Vault) 
 	if m.tasks, err = arch.OpenTasks(); err != nil {
 		return nil, exit.Errorf(exit.OS, "open /proc/self/task: %w", err)
 	}
-	if err := m.confine(listener, owner, v); err != nil {
+	if err := m.confine(listener, v); err != nil {
 		m.kill()
 		return nil, err
 	}
@@ -122,15 +123,19 @@ func Check(c *config.Config, j *jail.Jail, v *vault.Vault) error {
 	if err != nil {
 		return exit.Errorf(exit.OS, "pidfd_open: %w", err)
 	}
-	m := &Monitor{config: c, jail: j}
+	m := &Monitor{config: c, jail: j, owner: int32(owner)}
 	defer m.kill()
-	return m.confine(listener, owner, v)
+	return m.confine(listener, v)
 }
 
 // confine forks the relays and carries out every confinement step. It closes listener.
-func (m *Monitor) confine(listener, owner int, v *vault.Vault) error {
+func (m *Monitor) confine(listener int, v *vault.Vault) error {
 	if !arch.Forkable() {
 		return exit.Errorf(exit.Software, "this binary links the C library: build it with CGO_ENABLED=0")
+	}
+	// The identity maps are written there, and the steps verified.
+	if self, err := os.Readlink("/proc/self"); err == nil && self != strconv.Itoa(unix.Getpid()) {
+		return exit.Errorf(exit.Unavailable, "/proc shows another PID namespace: mount that of syd-tor's own")
 	}
 	limit, err := raiseDescriptorLimit()
 	if err != nil {
@@ -140,7 +145,7 @@ func (m *Monitor) confine(listener, owner int, v *vault.Vault) error {
 		return err
 	}
 	for range m.config.Workers {
-		if err := m.fork(listener, owner, limit, v); err != nil {
+		if err := m.fork(listener, limit, v); err != nil {
 			return err
 		}
 	}
@@ -169,7 +174,7 @@ func runRelay() {
 	w.Run()
 }
 
-func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault) error {
+func (m *Monitor) fork(listener, limit int, v *vault.Vault) error {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return exit.Errorf(exit.OS, "epoll_create1: %w", err)
@@ -184,7 +189,7 @@ func (m *Monitor) fork(listener, owner, limit int, v *vault.Vault) error {
 		return exit.Errorf(exit.OS, "setsockopt SO_RCVTIMEO of the handshake: %w", err)
 	}
 	region, err := relay.NewRegion(relay.Plan{
-		Listener: listener, Epoll: epoll, Owner: owner, Monitor: pair[1],
+		Listener: listener, Epoll: epoll, Owner: int(m.owner), Monitor: pair[1],
 		Upstream: m.config.Upstream, Vault: v, Descriptors: limit,
 		Exclusive: m.config.Workers > 1, Records: m.config.Debug,
 	})
@@ -214,6 +219,21 @@ func raiseDescriptorLimit() (int, error) {
 		return 0, exit.Errorf(exit.OS, "setrlimit of descriptors to %d: %w", limit.Max, err)
 	}
 	return int(min(limit.Cur, 1<<30)), nil
+}
+
+// unblocked returns a descriptor of the pipe or terminal behind fd on which a write fails rather than waits; that of
+// others stays as it is. Between poll(2) and write(2) another writer may take the room. Where there is no such
+// descriptor, as for a terminal of another user, it returns fd.
+func unblocked(fd int) int {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO && st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return fd
+	}
+	own, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fd
+	}
+	return own
 }
 
 // inherited is what accepted sockets take over from the listener; times are in seconds. A peer that is gone without a
@@ -265,7 +285,7 @@ func (m *Monitor) awaitConfined(r *child) error {
 		// What cannot be seen any more of a relay that ends is not the reason.
 		for range 100 {
 			if ended, status := waitFor(r.pid, unix.WNOHANG); ended {
-				return why(r, status)
+				return m.why(r, status)
 			}
 			time.Sleep(time.Millisecond)
 		}
@@ -277,13 +297,13 @@ func (m *Monitor) awaitConfined(r *child) error {
 	if err := r.jailed.Explain(); err != nil {
 		return err
 	}
-	return why(r, status)
+	return m.why(r, status)
 }
 
 // why is the error that the end of a relay means. Its code is OK where the owner has exited.
-func why(r *child, status unix.WaitStatus) error {
+func (m *Monitor) why(r *child, status unix.WaitStatus) error {
 	kit.line.n = 0
-	code := kit.line.explain(r, status)
+	code := m.explain(r, status)
 	return exit.Errorf(code, "%s", kit.line.text[:kit.line.n])
 }
 
@@ -325,8 +345,7 @@ func (m *Monitor) kill() {
 // ended. It does not return. It leaves the Go runtime: nothing else in this program runs on.
 //
 // Requires: the main goroutine.
-func (m *Monitor) Rest(owner int) {
-	m.owner = int32(owner)
+func (m *Monitor) Rest() {
 	jail.Rest()
 	m.leave()
 }

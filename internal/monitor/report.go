@@ -135,7 +135,8 @@ func (l *line) counters(c *relay.Counters) {
 // is gone.
 //
 //go:nosplit
-func (l *line) explain(r *child, status unix.WaitStatus) exit.Code {
+func (m *Monitor) explain(r *child, status unix.WaitStatus) exit.Code {
+	l := &kit.line
 	if status.Signaled() {
 		l.relay(r.pid)
 		l.str(" died of ")
@@ -155,7 +156,13 @@ func (l *line) explain(r *child, status unix.WaitStatus) exit.Code {
 	shared := r.region.Shared()
 	switch relay.Stage(shared.Stage) {
 	case relay.OwnerGone:
-		return exit.OK
+		// The relay is not believed: the owner's descriptor tells.
+		if poll(m.owner, unix.POLLIN, 0, 0, math.MaxUint64) > 0 {
+			return exit.OK
+		}
+		l.relay(r.pid)
+		l.str(" ended, and its owner did not")
+		return exit.Software
 	case relay.Faulted:
 		l.relay(r.pid)
 		l.str(": ")

@@ -68,13 +68,28 @@ func TestHostilePage(t *testing.T) {
 			t.Fatal(err)
 		}
 		kit.line.n = 0
-		code = kit.line.explain(m.relays[0], unix.WaitStatus(3<<8))
+		code = m.explain(m.relays[0], unix.WaitStatus(3<<8))
 		return string(text), string(kit.line.text[:kit.line.n]), code
 	}
 	shared := region.Shared()
 	shared.Stage, shared.Fault, shared.FaultErrno = uint32(relay.Faulted), uint32(relay.FaultAccept), uint32(unix.EBADF)
 	if _, why, code := look(); code != exit.OS || why != "relay 7: accept4: bad file descriptor" {
 		t.Errorf("control: %d, %s", code, why)
+	}
+
+	// An owner that is there, and one that is gone: what a pidfd tells by polling, a pipe does too.
+	var owner [2]int
+	if err := unix.Pipe2(owner[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(owner[0])
+	defer unix.Close(owner[1])
+	m.owner, shared.Stage = int32(owner[0]), uint32(relay.OwnerGone)
+	if _, why, code := look(); code != exit.Software || why != "relay 7 ended, and its owner did not" {
+		t.Errorf("an owner that is there: %d, %s", code, why)
+	}
+	if _, err := unix.Write(owner[1], []byte{0}); err != nil {
+		t.Fatal(err)
 	}
 
 	random := rand.NewChaCha8([32]byte{1})
@@ -198,5 +213,39 @@ func TestPause(t *testing.T) {
 	}
 	if r := pause(-1, 0, 1000); r != 0 {
 		t.Errorf("no descriptor: %d", r)
+	}
+}
+
+// TestUnblocked: two writers share a pipe, and one of them waits for room as it did before.
+func TestUnblocked(t *testing.T) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(p[0])
+	defer unix.Close(p[1])
+	own := unblocked(p[1])
+	defer unix.Close(own)
+	if own == p[1] {
+		t.Fatal("no descriptor of its own")
+	}
+	for fd, want := range map[int]int{own: unix.O_NONBLOCK, p[1]: 0} {
+		if got, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || got&unix.O_NONBLOCK != want {
+			t.Errorf("flags %#x, %v", got, err)
+		}
+	}
+	if n, err := unix.Write(own, []byte("line")); n != 4 || err != nil {
+		t.Fatal(n, err)
+	}
+	if n, err := unix.Read(p[0], make([]byte, 9)); n != 4 || err != nil {
+		t.Fatal(n, err)
+	}
+	file, err := unix.MemfdCreate("file", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(file)
+	if got := unblocked(file); got != file {
+		t.Error("a file was opened anew, at its beginning")
 	}
 }

@@ -204,7 +204,7 @@ func (m *Monitor) allEnded() bool {
 func (m *Monitor) ended(r *child, status unix.WaitStatus) {
 	m.finish()
 	kit.line.begin()
-	code := kit.line.explain(r, status)
+	code := m.explain(r, status)
 	if code != exit.OK {
 		kit.line.end(m.out)
 	}
