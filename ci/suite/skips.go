@@ -39,6 +39,7 @@ var allowed = []skip{
 	{"internal/launch", `TestDomain`, emulated, "user emulation has no Landlock", "on amd64 and 386"},
 	{"internal/launch", `TestCloseDescriptors`, emulated, "user emulation runs no seccomp filters", "on amd64 and 386"},
 	{"cmd/syd-tor", `TestCallsPer(Message|Connection)`, emulated, "user emulation has no ptrace(2)", "on amd64 and 386"},
+	{"cmd/syd-tor", `TestPIDNamespace`, emulated, "user emulation refuses CLONE_NEWPID", "on amd64 and 386"},
 	{"cmd/syd-tor", `TestRest`, emulated, "an emulator has threads and waits of its own", "on amd64 and 386"},
 	{"cmd/syd-tor", `TestNothingLeaks`, emulated, "user emulation confines no relay", "on amd64 and 386"},
 	{"cmd/demo", `TestDemo`, emulated, "user emulation refuses CLONE_NEWUSER", "on amd64 and 386"},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -390,5 +391,22 @@ func TestDebugTellsConnections(t *testing.T) {
 			t.Fatalf("stderr %q, want %q", f.stderr, want)
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestPIDNamespace: an owner outside syd-tor's PID namespace is an owner, and a /proc that shows another namespace
+// than its own is refused.
+func TestPIDNamespace(t *testing.T) {
+	if !hasSeccomp() {
+		t.Skip("user emulation refuses CLONE_NEWPID")
+	}
+	ours, theirs := socketPair(t)
+	send(t, ours, bound(t, unix.AF_INET, true))
+	c := self("syd-tor", "-p", "3", "-i", "4")
+	c.ExtraFiles = []*os.File{pidfd(t, os.Getpid()), theirs}
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWUSER}
+	want := "syd-tor: /proc shows another PID namespace: mount that of syd-tor's own\n"
+	if status, stderr := finish(t, c); status != 69 || stderr != want {
+		t.Errorf("status %d, %q, want 69 and %q", status, stderr, want)
 	}
 }

@@ -33,7 +33,8 @@ func Owner(fd int) (int, error) {
 	// A directory of /proc passes for a pidfd here, and never becomes readable (kernel/signal.c, Linux 6.18).
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	err := unix.PidfdSendSignal(fd, 0, nil, 0)
-	if isDir || err != nil && err != unix.EPERM && err != unix.ESRCH {
+	// EINVAL: of a process outside this PID namespace. It polls all the same.
+	if isDir || err != nil && err != unix.EPERM && err != unix.ESRCH && err != unix.EINVAL {
 		return 0, exit.Errorf(exit.Usage, "-p %d: not a PID descriptor", fd)
 	}
 	if fd > unix.Stderr {
