@@ -87,6 +87,12 @@ func New(u config.Upstream, without []string, all bool) (*Jail, error) {
 			j.known[id] = Outcome{Status: Off}
 		}
 	}
+	// A kernel that lacks the family would leave every client waiting.
+	s, err := unix.Socket(u.Family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, u.Protocol())
+	if err != nil {
+		return nil, exit.Errorf(exit.OS, "-o %q: socket: %w", u, err) // UNIX sockets are always there
+	}
+	unix.Close(s)
 	if err := j.locate(); err != nil {
 		return nil, err
 	}
@@ -219,6 +225,7 @@ func (j *Jail) Fork(r Relay, entry func()) (*Prisoner, error) {
 	for _, flags := range attempts {
 		j.flags = flags
 		j.noteNamespaces(first)
+		filters := len(j.filters)
 		p, errno, err := j.fork(r, entry)
 		if err != nil {
 			return nil, err
@@ -228,6 +235,7 @@ func (j *Jail) Fork(r Relay, entry func()) (*Prisoner, error) {
 			j.pids = append(j.pids, p)
 			return p, nil
 		}
+		j.filters = j.filters[:filters] // nobody runs under it
 		if first == 0 {
 			first = errno
 		}
@@ -365,7 +373,13 @@ func mapped(file string, id uint64) bool {
 
 // checkAccess tells early that the identity cannot reach the external socket: every connection would be refused.
 func (j *Jail) checkAccess() error {
-	if !j.user.change || j.place.dir == "" {
+	if j.place.dir == "" {
+		return nil
+	}
+	if !j.user.change {
+		if err := unix.Faccessat(unix.AT_FDCWD, j.place.dir, unix.X_OK, unix.AT_EACCESS); err != nil {
+			return exit.Errorf(exit.Unavailable, "-u %q: its directory %s: %w", j.upstream.Path, j.place.dir, err)
+		}
 		return nil
 	}
 	path := j.path()

@@ -1,7 +1,11 @@
 package jail
 
 import (
+	"errors"
+	"fmt"
+	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -154,6 +158,39 @@ func TestSockaddr(t *testing.T) {
 	u, _ := config.ParseUnix(dir + "/nowhere/socket")
 	if _, err := New(u, nil, false); exit.Of(err) != exit.Unavailable || !strings.Contains(err.Error(), "-u") {
 		t.Errorf("a directory that is not there: %v", err)
+	}
+}
+
+// TestClosedDirectory: an ordinary user is told which directory he may not search.
+func TestClosedDirectory(t *testing.T) {
+	if os.Geteuid() == 0 {
+		runtime.LockOSThread() // for good: the thread has lost root's leave
+		unix.Setfsuid(nobody)
+	}
+	j := &Jail{upstream: config.Upstream{Family: unix.AF_UNIX, Path: "/link/socket"}, place: place{"/", "socket"}}
+	if err := j.checkAccess(); err != nil {
+		t.Errorf("control: %v", err)
+	}
+	dir, err := os.MkdirTemp("", "syd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(dir)
+	if err := os.Chmod(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	j.place.dir = dir
+	want := fmt.Sprintf(`-u "/link/socket": its directory %s: permission denied`, dir)
+	if err := j.checkAccess(); exit.Of(err) != exit.Unavailable || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// TestNoSuchFamily: a kernel without IPv6 is one without this family.
+func TestNoSuchFamily(t *testing.T) {
+	_, err := New(config.Upstream{Family: unix.AF_MAX, Addr: netip.MustParseAddrPort("[::1]:9")}, nil, false)
+	if exit.Of(err) != exit.OS || !errors.Is(err, unix.EAFNOSUPPORT) || !strings.HasPrefix(err.Error(), "-o ") {
+		t.Errorf("%v", err)
 	}
 }
 

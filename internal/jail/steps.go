@@ -113,7 +113,7 @@ var Steps = [numSteps]Step{
 	handshake: {Name: "handshake", Where: Child, Required: true, Always: true, build: (*Jail).await,
 		What: "wait until the monitor has written the identity maps"},
 	identity: {Name: "identity", Where: Child, Required: true, build: (*Jail).takeIdentity, check: (*Jail).checkIdentity,
-		What: "nobody's user and group if root started it, its own otherwise; no supplementary group but the external socket's"},
+		What: "if root started it: nobody's user and group, and no supplementary group but the external socket's; otherwise its own"},
 	workdir: {Name: "workdir", Where: Child, Required: true, build: (*Jail).changeDir,
 		What: "the working directory is the external socket's, or the root"},
 	parentDeath: {Name: "parent-death", Where: Child, Required: true, build: (*Jail).dieWithParent,
