@@ -9,6 +9,8 @@ ARCHES   := amd64 386 arm64 arm riscv64
 # Symbols stay: the audit of the finished binary reads them.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 HOST    := $(shell go env GOARCH)
+# Not go run, which dies of a SIGTERM and leaves what it runs behind.
+TOOL    := CGO_ENABLED=0 go build -o out/tools
 
 .DEFAULT_GOAL := help
 .PHONY: help
@@ -56,28 +58,32 @@ audit: build ## hold the built syd-tor of every architecture against the tables 
 .PHONY: test
 test: audit ## install what the tests need, then run all of them: amd64 and 386 natively, the others emulated
 	ci/deps test
-	go run ./ci/suite
+	$(TOOL)/suite ./ci/suite
+	exec out/tools/suite
 
-# ARCH is a GOARCH, KERNEL a name or a series of testvm/kernels.txt; empty means all.
+# ARCH is a GOARCH, KERNEL a name or a series of testvm/kernel/kernels.txt; empty means all.
 .PHONY: test-vm
 test-vm: ## boot the guests that match ARCH= and KERNEL= (386 and 6.12, say) and run every suite in them
 	ci/deps vm
-	go run ./testvm -arch "$(ARCH)" -kernel "$(KERNEL)"
+	$(TOOL)/testvm ./testvm
+	exec out/tools/testvm -arch "$(ARCH)" -kernel "$(KERNEL)"
 
 .PHONY: test-vm-matrix
 test-vm-matrix: ## every architecture, kernel and variant; writes docs/matrix.md
 	ci/deps vm
-	go run ./testvm -markdown docs/matrix.md
+	$(TOOL)/testvm ./testvm
+	exec out/tools/testvm -markdown docs/matrix.md
 
 .PHONY: test-vm-selftest
-test-vm-selftest: ## prove that the bed turns red: guests that fail, panic, hang, lie or die
-	ci/deps vm
-	go test -tags testvm -count=1 ./testvm/selftest
+test-vm-selftest: ## prove that the bed turns red: guests that fail, panic, hang, lie or die, and broken source
+	ci/deps vm generate
+	CGO_ENABLED=0 go test -tags testvm -count=1 -timeout 30m ./testvm/selftest
 
 .PHONY: test-vm-smoke
 test-vm-smoke: ## one guest per architecture with the newest stable kernel, the quick suites
 	ci/deps vm
-	go run ./testvm -smoke
+	$(TOOL)/testvm ./testvm
+	exec out/tools/testvm -smoke
 
 .PHONY: bench
 bench: native ## measure against other forwarders: FULL=1 for the long run, OUT=docs to refresh the figures there

@@ -88,7 +88,7 @@ func run() (green bool, err error) {
 		return true, nil
 	}
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	cache, err := kernel.Cache(*out)
 	if err != nil {
@@ -117,6 +117,11 @@ func run() (green bool, err error) {
 	b.Done = func(cells []bed.Cell) {
 		mu.Lock()
 		defer mu.Unlock()
+		// Programs are built as guests need them, over hours.
+		if now := bed.Describe(ctx, ".", qemu).Commit; now != results.Commit && results.Clean() {
+			b.Log("the tree changed: %s is %s now", results.Commit, now)
+			results.Commit += bed.Dirty
+		}
 		results.Cells = append(results.Cells, cells...)
 		results.Sort(guests)
 		if err := write(file, results.WriteJSON); err != nil {

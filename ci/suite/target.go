@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -103,6 +104,9 @@ func test(ctx context.Context, goarch string, packages []string) (*results, erro
 		return run, err
 	}
 	readErr := run.read(out, os.Stdout)
+	if readErr != nil {
+		_, _ = io.Copy(io.Discard, out) // or go test would wait for a reader
+	}
 	waitErr := cmd.Wait()
 	run.proved(t.proof())
 	switch {

@@ -25,30 +25,45 @@ func writeFile(name string, b []byte) error {
 
 // Results is one run: what was tested, by what, and every cell.
 type Results struct {
-	Commit string `json:"commit"` // with -dirty if the tree was not that of the commit
+	Commit string `json:"commit"` // or unknown, see Dirty
 	QEMU   string `json:"qemu"`
 	Date   string `json:"date"` // of the start, UTC
 	Cells  []Cell `json:"cells"`
 }
 
-// Describe returns Results without cells for the tree at root.
+// Dirty ends the name of a commit if the tree was not that of the commit.
+const Dirty = "-dirty"
+
+// Clean tells whether the results are of a commit.
+func (r *Results) Clean() bool { return r.Commit != unknown && !strings.HasSuffix(r.Commit, Dirty) }
+
+// unknown is the commit of a source archive, which has no history.
+const unknown = "unknown"
+
+// Describe returns Results without cells for the tree at root. A file that git does not know makes it dirty, too.
 func Describe(ctx context.Context, root string, qemu *kernel.QEMU) Results {
-	r := Results{QEMU: qemu.Version, Date: time.Now().UTC().Format(time.DateOnly)}
-	git := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12")
-	git.Dir = root
-	out, err := git.Output()
-	if err != nil {
-		// A source archive has no history.
-		out = []byte("unknown")
+	r := Results{QEMU: qemu.Version, Date: time.Now().UTC().Format(time.DateOnly), Commit: unknown}
+	git := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, "git", args...)
+		cmd.Dir = root
+		out, err := cmd.Output()
+		return strings.TrimSpace(string(out)), err
 	}
-	r.Commit = strings.TrimSpace(string(out))
+	commit, err := git("describe", "--always", "--abbrev=12")
+	if err != nil {
+		return r
+	}
+	r.Commit = commit
+	if changes, err := git("status", "--porcelain"); err != nil || changes != "" {
+		r.Commit += Dirty
+	}
 	return r
 }
 
 // Resume takes the cells of the guests in which an earlier run, of the same tree with the same QEMU, had nothing red, and
 // returns the guests that are left. From a tree that was not a commit's it takes nothing.
 func (r *Results) Resume(earlier Results, guests []Guest, suites []Suite) (left []Guest) {
-	if earlier.Commit != r.Commit || earlier.QEMU != r.QEMU || strings.HasSuffix(r.Commit, "-dirty") || r.Commit == "unknown" {
+	if earlier.Commit != r.Commit || earlier.QEMU != r.QEMU || !r.Clean() {
 		return guests
 	}
 	for _, g := range guests {

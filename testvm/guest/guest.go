@@ -2,7 +2,7 @@
 //
 // It guarantees that a Report without Problem comes from a guest that reached its end marker: QEMU's exit status,
 // which is 0 after a kernel panic too, is not asked. QEMU dies with the caller and at the time limit, and the
-// initramfs is removed. It does not judge the programs; that is the bed's part.
+// initramfs has no name that could stay. It does not judge the programs; that is the bed's part.
 package guest
 
 import (
@@ -64,8 +64,10 @@ func Start(ctx context.Context, s Spec) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(initrd.Name())
 	defer initrd.Close()
+	if err := os.Remove(initrd.Name()); err != nil {
+		return nil, err
+	}
 	files := map[string]string{"init": s.Init}
 	for k, v := range s.Files {
 		files[k] = v
@@ -87,7 +89,8 @@ func Start(ctx context.Context, s Spec) (*Report, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var stderr bytes.Buffer
-	cmd := s.QEMU.Command(limited, m.QEMU, args(m, s, initrd.Name())...)
+	cmd := s.QEMU.Command(limited, m.QEMU, args(m, s)...)
+	cmd.ExtraFiles = []*os.File{initrd}
 	cmd.Stderr = &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := cmd.StdoutPipe()
@@ -127,7 +130,7 @@ func Start(ctx context.Context, s Spec) (*Report, error) {
 	return rep, nil
 }
 
-func args(m Machine, s Spec, initrd string) []string {
+func args(m Machine, s Spec) []string {
 	// panic=-1 with -no-reboot ends QEMU at once; an oops that did not kill the guest would go unseen.
 	cmdline := []string{"console=" + m.Console, "panic=-1", "oops=panic", "quiet", "cryptomgr.notests", m.Cmdline, s.Cmdline}
 	a := append([]string{}, common...)
@@ -135,7 +138,7 @@ func args(m Machine, s Spec, initrd string) []string {
 		"-chardev", "stdio,id=events,signal=off",
 		"-chardev", "file,id=console,path="+s.Console)
 	a = append(a, m.Args...)
-	return append(a, "-m", m.Memory, "-kernel", s.Kernel.Path, "-initrd", initrd,
+	return append(a, "-m", m.Memory, "-kernel", s.Kernel.Path, "-initrd", "/proc/self/fd/3",
 		"-append", strings.TrimSpace(strings.Join(cmdline, " ")))
 }
 
