@@ -54,7 +54,7 @@ Receives a listening socket and forwards each of its connections to one external
   -d, --debug             run without confinement, tell each connection's life on stderr
   -h, --help              print this help
   -p, --pid-fd fd         PID descriptor of the owner, whose exit ends syd-tor (default: the parent process)
-  -i, --socket-fd fd      UNIX socket to receive the listening socket from, by SCM_RIGHTS
+  -i, --socket-fd fd      UNIX socket to receive the listening socket from, by SCM_RIGHTS; a byte comes back: it serves
   -o, --ext-addr a:p      external IPv4 or IPv6 address and port (default 127.0.0.1:9050; IPv6 as [::1]:9050)
   -u, --ext-unix path     external UNIX stream socket, "@name" for an abstract one; wins over -o
   -w, --workers n         relays that share the listener: 1 to 64, or "auto" for one per CPU (default 1)
