@@ -5,6 +5,7 @@ package relay
 import (
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -229,7 +230,7 @@ func TestBulkAndNoRetry(t *testing.T) {
 		case up:
 			s.state, s.busy = fresh, min(len(k.sockets)/2, 1)*(1<<30)
 		case len(k.sockets) == 0:
-			s.total = 1 << 50
+			s.total = math.MaxInt
 		}
 		return s
 	}
