@@ -16,14 +16,21 @@ import (
 
 // echo serves every connection of l by sending back what it gets, until l is closed.
 func echo(l net.Listener) {
+	each(l, func(c net.Conn) {
+		io.Copy(c, c)
+		c.(streamConn).CloseWrite()
+	})
+}
+
+// each runs serve on every connection to l, and closes it then.
+func each(l net.Listener, serve func(net.Conn)) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
 		go func() {
-			io.Copy(c, c)
-			c.(streamConn).CloseWrite()
+			serve(c)
 			c.Close()
 		}()
 	}
@@ -336,27 +343,18 @@ func contextSwitches(t *testing.T, pid int) int {
 func TestStalledReaders(t *testing.T) {
 	const stalled, size = 40, 12 << 20
 	upstream, opt := families[0].listen(t)
-	go func() {
-		for {
-			c, err := upstream.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				var b [1]byte
-				if _, err := io.ReadFull(c, b[:]); err == nil && b[0] == 's' {
-					io.Copy(c, io.LimitReader(zeros{}, size))
-				} else {
-					c.Write(b[:])
-				}
-				// TCP's memory is all in use: the kernel resets what is closed with bytes to send (tcp_close, net/ipv4/tcp.c,
-				// TCPAbortOnMemory). So the client closes first.
-				c.(*net.TCPConn).CloseWrite()
-				io.Copy(io.Discard, c)
-				c.Close()
-			}()
+	go each(upstream, func(c net.Conn) {
+		var b [1]byte
+		if _, err := io.ReadFull(c, b[:]); err == nil && b[0] == 's' {
+			io.Copy(c, io.LimitReader(zeros{}, size))
+		} else {
+			c.Write(b[:])
 		}
-	}()
+		// TCP's memory is all in use: the kernel resets what is closed with bytes to send (tcp_close, net/ipv4/tcp.c,
+		// TCPAbortOnMemory). So the client closes first.
+		c.(*net.TCPConn).CloseWrite()
+		io.Copy(io.Discard, c)
+	})
 	f := startForwarder(t, append(opt, strict()...)...)
 	var clients []*net.TCPConn
 	for range stalled {

@@ -102,18 +102,7 @@ func TestBalance(t *testing.T) {
 func TestSharedListener(t *testing.T) {
 	const size = 512 << 10
 	upstream, opt := families[0].listen(t)
-	go func() {
-		for {
-			c, err := upstream.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				io.Copy(c, io.LimitReader(zeros{}, size))
-				c.Close()
-			}()
-		}
-	}()
+	go each(upstream, func(c net.Conn) { io.Copy(c, io.LimitReader(zeros{}, size)) })
 	listener := bound(t, unix.AF_INET, true)
 	shared, err := unix.FcntlInt(uintptr(listener), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
